@@ -1,0 +1,163 @@
+//! One newtype per kind of id, in one registry, so that ids of two worlds meet in no function.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A text that is not an id of the wanted kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a {kind}: {rule}")]
+pub struct IdError {
+    /// The text that was refused, cut to 80 characters.
+    pub text: String,
+    /// What it was read as, in words.
+    pub kind: &'static str,
+    /// The rule that it breaks.
+    pub rule: &'static str,
+}
+
+const NAME_RULE: &str =
+    "use 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit";
+const TEXT_RULE: &str = "use 1 to 200 printable characters";
+
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && text.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+fn is_text(text: &str) -> bool {
+    (1..=200).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident: $words:literal, $check:ident, $rule:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "Cow<'_, str>")]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// Checks and takes a text.
+            ///
+            /// # Errors
+            /// The text breaks the rule of this kind of id.
+            pub fn new(text: &str) -> Result<Self, IdError> {
+                if $check(text) {
+                    Ok(Self(text.into()))
+                } else {
+                    let text = text.chars().take(80).collect();
+                    Err(IdError { text, kind: $words, rule: $rule })
+                }
+            }
+
+            /// The text of the id.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<Cow<'_, str>> for $name {
+            type Error = IdError;
+            fn try_from(text: Cow<'_, str>) -> Result<Self, IdError> {
+                Self::new(&text)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Self::new(text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A workspace: one VM request of a user, from acceptance to its final state.
+    WorkspaceId: "workspace id", is_name, NAME_RULE;
+    /// A site: one cluster with one LRM.
+    SiteName: "site name", is_name, NAME_RULE;
+    /// A user of the broker; owns workspaces.
+    UserName: "user name", is_name, NAME_RULE;
+    /// A pilot job to us: chosen before it is submitted, findable in the LRM, unique for ever.
+    SubmitKey: "submit key", is_name, NAME_RULE;
+    /// A pilot job to its LRM. May be reused by the LRM after a crash: never a key of ours.
+    LrmJobId: "LRM job id", is_text, TEXT_RULE;
+    /// One start of a pilot job: a requeued job has the same LRM id and another incarnation.
+    Incarnation: "incarnation", is_text, TEXT_RULE;
+    /// One run of a pilot process; a second process in the same incarnation has another.
+    PilotBoot: "pilot boot id", is_name, NAME_RULE;
+    /// A node as the LRM names it.
+    NodeName: "node name", is_text, TEXT_RULE;
+    /// Chosen by a client so that a repeated submit finds the first one.
+    IdempotencyKey: "idempotency key", is_text, TEXT_RULE;
+    /// A suspended state: the name of its directory in a store.
+    StateId: "state id", is_name, NAME_RULE;
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = u64))]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// The one after this.
+            #[must_use]
+            pub const fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+
+counters! {
+    /// Fencing number of a lease: each lease of a workspace has a higher one than all before it.
+    Generation;
+    /// Number of an event in its log; starts at 1, no gaps.
+    EventSeq;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_refuse_what_could_escape_a_path_or_a_command_line() {
+        for bad in ["", "../x", "a b", "-rf", ".hidden", "a/b", &"x".repeat(65)] {
+            assert!(WorkspaceId::new(bad).is_err(), "{bad:?} was taken");
+            let json = serde_json::to_string(bad).unwrap();
+            assert!(serde_json::from_str::<WorkspaceId>(&json).is_err());
+        }
+        assert!(LrmJobId::new("12[].pbs server").is_ok());
+        assert!(LrmJobId::new("a\nb").is_err());
+    }
+}
