@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codes::Reason;
-use crate::ids::{EventSeq, Generation, Incarnation, PilotBoot, SubmitKey, WorkspaceId};
+use crate::ids::{EventSeq, Generation, Incarnation, PilotBoot, StateId, SubmitKey, WorkspaceId};
 use crate::lease::{DesiredLease, LeaseReport};
 use crate::resources::Resources;
 use crate::slot::{HostFacts, SlotFacts, SlotStatus, SlotUse};
@@ -94,6 +94,9 @@ pub struct SyncRequest {
     /// How the slot has been used so far.
     #[serde(default)]
     pub used: SlotUse,
+    /// States of the last answer's `discard` that are no longer in the site's store.
+    #[serde(default)]
+    pub discarded: Vec<StateId>,
 }
 
 /// Answer to [`SyncRequest`]: what the broker wants.
@@ -123,6 +126,9 @@ pub struct SyncReply {
     pub leave: Option<Reason>,
     /// Events up to this one are durable here; forget them.
     pub acknowledged: EventSeq,
+    /// States in this site's store that nobody needs any more: delete them.
+    #[serde(default)]
+    pub discard: Vec<StateId>,
 }
 
 /// A measured rate.

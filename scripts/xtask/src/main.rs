@@ -1,2 +1,2 @@
-//! Tasks. 
-fn main(){}
+//! Tasks.
+fn main() {}

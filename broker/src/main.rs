@@ -1,0 +1,3 @@
+//! `pilot-broker`: see `pilot-broker --help`.
+
+fn main() {}

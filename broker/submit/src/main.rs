@@ -1,0 +1,3 @@
+//! `pilot-submit`: see `pilot-submit --help`.
+
+fn main() {}

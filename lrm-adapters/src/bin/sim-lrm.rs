@@ -1,0 +1,3 @@
+//! `sim-lrm`: see `sim-lrm --help`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `pilot`: see `pilot --help`.
+
+fn main() {}
