@@ -1,1 +1,8 @@
-//! Placeholder.
+//! End-to-end: real binaries, a simulated LRM, real guests; the drivers of `scripts/demo` and
+//! `scripts/bench`; and the whole-system simulation on a virtual clock.
+//!
+//! * [`harness`] starts and stops a whole installation in a directory of its own and looks at
+//!   the node for leftovers.
+//! * `simulation` runs both cores and the model of the LRM in one thread.
+
+pub mod harness;
