@@ -1,0 +1,112 @@
+//! What can go wrong in a driver, a variant per kind, each with the stable reason for the broker.
+
+use protocol::codes::{Reason, ReasonCode};
+
+/// A guest could not be brought to the node. Nothing was started.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StageError {
+    /// An artefact can't be found or read.
+    #[error("{0}")]
+    ImageMissing(String),
+    /// An artefact is not what its digest says.
+    #[error("{0}")]
+    ImageCorrupt(String),
+    /// The state is missing, cut short or altered.
+    #[error("{0}")]
+    StateCorrupt(String),
+    /// The state can't run on this node's hypervisor, or not with this request.
+    #[error("{0}")]
+    StateIncompatible(String),
+    /// No room for the artefacts or the guest's disks.
+    #[error("{0}")]
+    DiskFull(String),
+    /// The node or this program is at fault.
+    #[error("{0}")]
+    Node(String),
+}
+
+impl StageError {
+    /// The reason as the broker gets it.
+    pub fn reason(&self) -> Reason {
+        let code = match self {
+            Self::ImageMissing(_) => ReasonCode::ImageMissing,
+            Self::ImageCorrupt(_) => ReasonCode::ImageCorrupt,
+            Self::StateCorrupt(_) => ReasonCode::StateCorrupt,
+            Self::StateIncompatible(_) => ReasonCode::StateIncompatible,
+            Self::DiskFull(_) => ReasonCode::DiskFull,
+            Self::Node(_) => ReasonCode::Internal,
+        };
+        Reason::new(code, self.to_string())
+    }
+
+    /// True when the same would happen on any node of the site.
+    pub const fn permanent(&self) -> bool {
+        match self {
+            Self::ImageMissing(_) | Self::ImageCorrupt(_) => true,
+            Self::StateCorrupt(_)
+            | Self::StateIncompatible(_)
+            | Self::DiskFull(_)
+            | Self::Node(_) => false,
+        }
+    }
+}
+
+/// A staged guest could not be started. Nothing runs.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StartError {
+    /// The hypervisor could not start the guest.
+    #[error("{0}")]
+    BootFailed(String),
+    /// The hypervisor does not take the state.
+    #[error("{0}")]
+    StateIncompatible(String),
+    /// The hypervisor can't read the state.
+    #[error("{0}")]
+    StateCorrupt(String),
+}
+
+impl StartError {
+    /// The reason as the broker gets it.
+    pub fn reason(&self) -> Reason {
+        let code = match self {
+            Self::BootFailed(_) => ReasonCode::BootFailed,
+            Self::StateIncompatible(_) => ReasonCode::StateIncompatible,
+            Self::StateCorrupt(_) => ReasonCode::StateCorrupt,
+        };
+        Reason::new(code, self.to_string())
+    }
+}
+
+/// A suspend that made no state: whatever it had written is gone again.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct SuspendError {
+    /// Why: `suspend_too_slow`, `disk_full`, `suspend_failed` or `guest_crashed`.
+    pub reason: Reason,
+    /// True: the guest runs on as before. False: it is dead, and its event says so.
+    pub guest_alive: bool,
+}
+
+/// An order to a running guest that was not carried out.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The guest is gone.
+    #[error("the guest is gone")]
+    Gone,
+    /// The hypervisor did not answer in time; it may or may not have obeyed.
+    #[error("the hypervisor did not answer `{command}` within {seconds} s")]
+    NoAnswer {
+        /// What it was told.
+        command: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The hypervisor refused.
+    #[error("the hypervisor refused `{command}`: {text}")]
+    Refused {
+        /// What it was told.
+        command: String,
+        /// What it said.
+        text: String,
+    },
+}
