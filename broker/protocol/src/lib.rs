@@ -13,6 +13,7 @@
 
 pub mod api;
 pub mod codes;
+pub mod file_error;
 pub mod ids;
 pub mod lease;
 pub mod lrm;

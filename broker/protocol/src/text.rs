@@ -1,9 +1,10 @@
-//! How people write spans and sizes in files, and how a wrong file is shown to them.
+//! How people write spans and sizes in files.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, de};
 
+pub use crate::file_error::{FileError, parse_toml, parse_toml_with};
 use crate::time::Span;
 
 /// A span in a file: `"90s"`, `"2h 30m"`. Numbers without a unit and negative spans are refused.
@@ -59,7 +60,7 @@ pub fn parse_mib(text: &str) -> Result<u64, String> {
 }
 
 macro_rules! text_visitor {
-    ($ty:ident, $parse:ident, $expecting:literal) => {
+    ($ty:ident, $parse:ident, $expecting:literal, $unit:literal) => {
         impl<'de> Deserialize<'de> for $ty {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
                 struct V;
@@ -71,6 +72,12 @@ macro_rules! text_visitor {
                     fn visit_str<E: de::Error>(self, v: &str) -> Result<$ty, E> {
                         $parse(v).map($ty).map_err(E::custom)
                     }
+                    fn visit_i64<E: de::Error>(self, v: i64) -> Result<$ty, E> {
+                        Err(E::custom(format_args!(
+                            "found the number `{v}`, expected {}\nhelp: write it in quotes and with a unit, as in \"{}{}\"",
+                            $expecting, v.unsigned_abs(), $unit
+                        )))
+                    }
                 }
                 d.deserialize_any(V)
             }
@@ -80,12 +87,14 @@ macro_rules! text_visitor {
 text_visitor!(
     SpanText,
     parse_span,
-    "a span of time in quotes, as in \"90s\" or \"2h 30m\""
+    "a span of time in quotes, as in \"90s\" or \"2h 30m\"",
+    "s"
 );
 text_visitor!(
     SizeText,
     parse_mib,
-    "a size in quotes, as in \"512 MiB\" or \"4 GiB\""
+    "a size in quotes, as in \"512 MiB\" or \"4 GiB\"",
+    " MiB"
 );
 
 impl serde::Serialize for SpanText {
@@ -98,28 +107,6 @@ impl serde::Serialize for SizeText {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(&format_args!("{} MiB", self.0))
     }
-}
-
-/// A file that a person wrote and that can't be taken: file, line, caret, and what to write instead.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("failed to read `{file}`\n{message}")]
-pub struct FileError {
-    /// The file's name as the person gave it.
-    pub file: String,
-    /// The explanation, several lines: position, the line itself, a caret, the reason.
-    pub message: String,
-}
-
-/// Parses TOML that a person wrote, with unknown keys refused by the type's own
-/// `deny_unknown_fields`; the error shows line and caret.
-///
-/// # Errors
-/// The text is not TOML, or not what `T` wants.
-pub fn parse_toml<T: de::DeserializeOwned>(file: &str, text: &str) -> Result<T, FileError> {
-    toml::from_str(text).map_err(|e| FileError {
-        file: file.to_owned(),
-        message: e.to_string().trim_end().to_owned(),
-    })
 }
 
 #[cfg(test)]
@@ -138,32 +125,5 @@ mod tests {
         for bad in ["-5 MiB", "5", "", "5 parsecs", "1e300 GiB"] {
             assert!(parse_mib(bad).unwrap_err().contains("\"512 MiB\""), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_wrong_file_shows_line_and_caret() {
-        #[derive(Debug, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct T {
-            #[expect(dead_code, reason = "only parsed")]
-            walltime: SpanText,
-        }
-        let e = parse_toml::<T>("job.toml", "walltime = \"-5s\"\n")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            e.contains("job.toml")
-                && e.contains("line 1")
-                && e.contains('^')
-                && e.contains("negative"),
-            "{e}"
-        );
-        let e = parse_toml::<T>("job.toml", "waltime = \"5s\"\n")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            e.contains("unknown field `waltime`") && e.contains('^'),
-            "{e}"
-        );
     }
 }

@@ -182,86 +182,153 @@ pub struct Context {
     pub user_data: Option<String>,
 }
 
+/// What is wrong with a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SpecFault {
+    /// Where it stands in a request file, dotted: `resources.memory`, `image.disk.0.digest`.
+    pub key: String,
+    /// The sentence.
+    pub message: String,
+}
+
+impl SpecFault {
+    fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            message: message.into(),
+        }
+    }
+}
+
 impl WorkspaceSpec {
     /// Says what is wrong with a request that a program made.
     ///
     /// # Errors
     /// The first thing that no slot of any site could do, as a sentence.
     pub fn check(&self) -> Result<(), String> {
+        self.fault().map_or(Ok(()), |f| Err(f.message))
+    }
+
+    /// The first thing that no slot of any site could do, and where it stands.
+    pub fn fault(&self) -> Option<SpecFault> {
+        let fault = |key: &str, message: &str| Some(SpecFault::new(key, message));
         if self.name.is_empty() || self.name.len() > 64 || self.name.chars().any(char::is_control) {
-            return Err("`name` must be 1 to 64 printable characters".into());
+            return fault("name", "`name` must be 1 to 64 printable characters");
         }
-        if self.image.kernel.is_none() && self.image.disks.iter().all(|d| d.base.is_none()) {
-            return Err(
-                "`image` has neither a kernel nor a disk with a base: nothing to boot".into(),
+        if let Some(fault) = self.image.fault() {
+            return Some(fault);
+        }
+        if self.resources.cores == 0 {
+            return fault("resources.cores", "`resources` needs at least 1 core");
+        }
+        if self.resources.memory_mib == 0 {
+            return fault(
+                "resources.memory",
+                "`resources` needs at least 1 MiB of memory; write how much the guest needs, as in \"512 MiB\"",
             );
-        }
-        if self.image.kernel.is_none()
-            && (self.image.initrd.is_some() || self.image.cmdline.is_some())
-        {
-            return Err("`image.initrd` and `image.cmdline` need an `image.kernel`".into());
-        }
-        for a in self.image.artefacts() {
-            check_artefact(a)?;
-        }
-        if self.image.disks.len() > 8 {
-            return Err("`image.disks` has more than 8 disks".into());
-        }
-        if self.resources.cores == 0 || self.resources.memory_mib == 0 {
-            return Err("`resources` needs at least 1 core and 1 MiB of memory".into());
         }
         if self.run_time.is_zero() {
-            return Err(
-                "`run_time` is zero; say how long the guest needs to run, as in \"2h\"".into(),
+            return fault(
+                "run_time",
+                "`run_time` is zero; say how long the guest needs to run, as in \"2h\"",
             );
         }
-        if self
-            .context
-            .user_data
-            .as_ref()
-            .is_some_and(|u| u.len() > 65_536)
-        {
-            return Err("`context.user_data` is larger than 64 KiB".into());
+        let context = &self.context;
+        if context.user_data.as_ref().is_some_and(|u| u.len() > 65_536) {
+            return fault(
+                "context.user_data",
+                "`context.user_data` is larger than 64 KiB",
+            );
         }
-        if self
-            .context
-            .hostname
-            .as_ref()
-            .is_some_and(|h| crate::ids::WorkspaceId::new(h).is_err())
-        {
-            return Err("`context.hostname` must be letters, digits, '.' or '-'".into());
+        let name_ok = |h: &String| crate::ids::WorkspaceId::new(h).is_ok();
+        if context.hostname.as_ref().is_some_and(|h| !name_ok(h)) {
+            return fault(
+                "context.hostname",
+                "`context.hostname` must be letters, digits, '.' or '-'",
+            );
         }
-        Ok(())
+        None
     }
 }
 
-fn check_artefact(a: &Artefact) -> Result<(), String> {
-    let url = &a.url;
-    if url.chars().any(char::is_control) {
-        return Err(format!("`{}` has control characters", url.escape_debug()));
-    }
-    let digest_ok = match a.digest.as_deref().map(|d| d.split_once(':')) {
-        None => true,
-        Some(Some(("blake3" | "sha256", hex))) => {
-            hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit())
+impl Image {
+    fn fault(&self) -> Option<SpecFault> {
+        if self.kernel.is_none() && self.disks.iter().all(|d| d.base.is_none()) {
+            return Some(SpecFault::new(
+                "image",
+                "`image` has neither a kernel nor a disk with a base: nothing to boot; add `kernel = \"/path/to/vmlinux\"`, or `[[image.disk]]` with a `base`",
+            ));
         }
-        Some(_) => false,
-    };
-    if !digest_ok {
-        return Err(format!(
-            "the digest of `{url}` must be `blake3:` or `sha256:` and 64 hex digits"
-        ));
+        if self.kernel.is_none() && (self.initrd.is_some() || self.cmdline.is_some()) {
+            return Some(SpecFault::new(
+                "image",
+                "`image.initrd` and `image.cmdline` need an `image.kernel`",
+            ));
+        }
+        if self.disks.len() > 8 {
+            return Some(SpecFault::new(
+                "image.disk",
+                "`image` has more than 8 disks",
+            ));
+        }
+        let kernel = self.kernel.iter().map(|a| ("image.kernel".to_owned(), a));
+        let initrd = self.initrd.iter().map(|a| ("image.initrd".to_owned(), a));
+        for (key, artefact) in kernel.chain(initrd) {
+            let digest_key = format!("{key}_digest");
+            if let Some(fault) = artefact.fault(key, digest_key) {
+                return Some(fault);
+            }
+        }
+        for (i, disk) in self.disks.iter().enumerate() {
+            let key = |name: &str| format!("image.disk.{i}.{name}");
+            let fault = match &disk.base {
+                Some(base) => base.fault(key("base"), key("digest")),
+                None if disk.size_mib.is_none_or(|s| s == 0) => Some(SpecFault::new(
+                    key("size"),
+                    "a disk without a `base` needs a `size`, as in \"4 GiB\"",
+                )),
+                None => None,
+            };
+            if fault.is_some() {
+                return fault;
+            }
+        }
+        None
     }
-    if url.starts_with('/') || url.starts_with("https://") {
-        Ok(())
-    } else if url.starts_with("http://") {
-        a.digest.as_ref().map(drop).ok_or_else(|| {
-            format!("`{url}` is plain http and has no digest; add `digest = \"sha256:...\"`")
-        })
-    } else {
-        Err(format!(
-            "`{url}` must be an absolute path or an https:// URL"
-        ))
+}
+
+impl Artefact {
+    fn fault(&self, url_key: String, digest_key: String) -> Option<SpecFault> {
+        let url = &self.url;
+        if url.chars().any(char::is_control) {
+            let message = format!("`{}` has control characters", url.escape_debug());
+            return Some(SpecFault::new(url_key, message));
+        }
+        let digest_ok = match self.digest.as_deref().map(|d| d.split_once(':')) {
+            None => true,
+            Some(Some(("blake3" | "sha256", hex))) => {
+                hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit())
+            }
+            Some(_) => false,
+        };
+        if !digest_ok {
+            let message =
+                format!("the digest of `{url}` must be `blake3:` or `sha256:` and 64 hex digits");
+            return Some(SpecFault::new(digest_key, message));
+        }
+        if url.starts_with('/') || url.starts_with("https://") {
+            None
+        } else if url.starts_with("http://") {
+            self.digest.is_none().then(|| {
+                let message = format!(
+                    "`{url}` is plain http and has no digest; add its digest, as in \"sha256:...\""
+                );
+                SpecFault::new(url_key, message)
+            })
+        } else {
+            let message = format!("`{url}` must be an absolute path or an https:// URL");
+            Some(SpecFault::new(url_key, message))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::resources::Resources;
-use crate::text::{FileError, SizeText, SpanText, parse_toml};
+use crate::text::{FileError, SizeText, SpanText, parse_toml_with};
 use crate::workspace::{
     AdvanceTo, Artefact, Context, Disk, DiskFormat, Image, Network, OnEviction, Policy,
     WorkspaceSpec,
@@ -89,7 +89,7 @@ struct ContextSection {
 /// Not TOML, an unknown or missing key, a value out of range: with line, caret and help where
 /// the position is known.
 pub fn parse_request(file: &str, base_dir: &str, text: &str) -> Result<WorkspaceSpec, FileError> {
-    let raw: RequestFile = parse_toml(file, text)?;
+    let raw: RequestFile = parse_toml_with(file, text, |key| home_of(text, key))?;
     let place = |path: String| {
         if path.starts_with('/') || path.contains("://") {
             path
@@ -97,28 +97,39 @@ pub fn parse_request(file: &str, base_dir: &str, text: &str) -> Result<Workspace
             format!("{}/{path}", base_dir.trim_end_matches('/'))
         }
     };
-    let artefact = |url: Option<String>, digest: Option<String>, what: &str| match (url, digest) {
+    let artefact = |url: Option<String>, digest: Option<String>, key: &str| match (url, digest) {
         (Some(url), digest) => Ok(Some(Artefact {
             url: place(url),
             digest,
         })),
         (None, None) => Ok(None),
-        (None, Some(_)) => Err(FileError {
-            file: file.to_owned(),
-            message: format!("a digest is given for {what}, but no {what}"),
-        }),
+        (None, Some(_)) => Err(FileError::at_key(
+            file,
+            text,
+            key,
+            "a digest is given, but nothing that it belongs to",
+        )),
     };
     let image = Image {
-        kernel: artefact(raw.image.kernel, raw.image.kernel_digest, "a kernel")?,
-        initrd: artefact(raw.image.initrd, raw.image.initrd_digest, "an initrd")?,
+        kernel: artefact(
+            raw.image.kernel,
+            raw.image.kernel_digest,
+            "image.kernel_digest",
+        )?,
+        initrd: artefact(
+            raw.image.initrd,
+            raw.image.initrd_digest,
+            "image.initrd_digest",
+        )?,
         cmdline: raw.image.cmdline,
         disks: raw
             .image
             .disk
             .into_iter()
-            .map(|d| {
+            .enumerate()
+            .map(|(i, d)| {
                 Ok(Disk {
-                    base: artefact(d.base, d.digest, "a disk base")?,
+                    base: artefact(d.base, d.digest, &format!("image.disk.{i}.digest"))?,
                     format: d.format,
                     size_mib: d.size.map(|s| s.0),
                 })
@@ -148,11 +159,28 @@ pub fn parse_request(file: &str, base_dir: &str, text: &str) -> Result<Workspace
             user_data: raw.context.user_data,
         },
     };
-    spec.check().map_err(|message| FileError {
-        file: file.to_owned(),
-        message,
-    })?;
-    Ok(spec)
+    match spec.fault() {
+        None => Ok(spec),
+        Some(fault) => Err(FileError::at_key(file, text, &fault.key, &fault.message)),
+    }
+}
+
+/// Where a known key belongs, for one that stands in the wrong section.
+fn home_of(text: &str, key: &str) -> Option<String> {
+    let section = match key {
+        "name" | "run_time" | "advance_to" | "network" => {
+            return text.contains('[').then(|| {
+                format!("`{key}` belongs at the top of the file, before the first [section]")
+            });
+        }
+        "kernel" | "kernel_digest" | "initrd" | "initrd_digest" | "cmdline" => "[image]",
+        "base" | "format" | "size" => "[[image.disk]]",
+        "cores" | "memory" => "[resources]",
+        "on_eviction" | "max_suspends" | "max_restarts" | "may_be_killed" => "[policy]",
+        "hostname" | "user_data" => "[context]",
+        _ => return None,
+    };
+    Some(format!("`{key}` belongs in the section {section}"))
 }
 
 #[cfg(test)]
@@ -191,7 +219,22 @@ memory = "128 MiB"
             ("run_time = \"3m\"", "run_time = \"-3m\"", "\"90s\""),
             ("run_time = \"3m\"", "run_time = 180", "in quotes"),
             ("run_time = \"3m\"", "run_time = \"0s\"", "run_time"),
-            ("run_time", "runtime", "unknown field `runtime`"),
+            ("run_time", "runtime", "did you mean `run_time`?"),
+            (
+                "[image]",
+                "memory = \"1 MiB\"\n[image]",
+                "section [resources]",
+            ),
+            (
+                "memory = \"128",
+                "network = \"user\"\nmemory = \"128",
+                "before the first [section]",
+            ),
+            (
+                "memory = \"128 MiB\"",
+                "memory = \"0 MiB\"",
+                "line 12, column 10",
+            ),
             ("memory = \"128 MiB\"", "memory = \"128\"", "\"512 MiB\""),
             ("kernel = \"vmlinux\"", "kernel = \"ftp://x\"", "https://"),
             ("kernel = \"vmlinux\"", "kernel = \"http://x/y\"", "digest"),
