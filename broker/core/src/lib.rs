@@ -1,1 +1,33 @@
-//! Placeholder.
+//! The broker's decisions, pure: workspace, lease and pilot-job life cycles, matchmaker,
+//! provisioner, `explain`.
+//!
+//! ```text
+//!            Event, now                        Changes -> one transaction
+//!   shell ---------------> Broker::step ------> Reply   -> released after the commit
+//!  (owner) <-- next_wakeup                      Effects -> carried out after the commit
+//! ```
+//!
+//! The broker's shell owns the one [`Broker`], and follows three rules:
+//! 1. *Decide, record, act*: the changes of a step (or of several, merged) are committed before
+//!    its reply is released and its effects are carried out.
+//! 2. A commit that fails ends this `Broker`: it is dropped and made again by [`Broker::load`]
+//!    from what the store has. All state is in the records.
+//! 3. `now` never goes back and does not jump: a wall clock read once and then advanced by the
+//!    monotonic clock. After [`Broker::load`] in a new process, the first event is
+//!    [`Event::Started`].
+//!
+//! Nothing here reads a clock, draws a random number or does I/O.
+#![forbid(unsafe_code)]
+
+pub mod changes;
+pub mod config;
+pub mod effect;
+pub mod event;
+pub mod records;
+mod state;
+
+pub use changes::{Changes, Records};
+pub use config::{BrokerConfig, ProvisionPolicy, SiteConfig};
+pub use effect::{Effect, PilotOrder, Reply, Step, SyncDecision};
+pub use event::{Caller, Event};
+pub use state::{Broker, WorkspaceFilter};
