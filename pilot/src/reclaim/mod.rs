@@ -1,0 +1,1 @@
+//! Undoing what is in a journal.

@@ -1,0 +1,1 @@
+//! The process that undoes what a killed pilot left.
