@@ -1,0 +1,126 @@
+//! Opening a state: every byte is read and compared before a guest is started from it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use protocol::ids::StateId;
+
+use crate::digest::{Algorithm, digest_file};
+use crate::error::StateError;
+use crate::manifest::{self, FileEntry, Manifest, is_plain_name};
+use crate::store::Store;
+
+/// A state all of whose bytes were found to be as its manifest says, a moment ago.
+#[derive(Clone, Debug)]
+pub struct VerifiedState {
+    dir: PathBuf,
+    manifest: Manifest,
+}
+
+impl VerifiedState {
+    /// What it says about itself.
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Where one of its files is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+impl Store {
+    /// Opens a state and verifies it whole. `expected` is the BLAKE3 of its manifest in hex.
+    ///
+    /// # Errors
+    /// It is not there, is not the one that is expected, is cut short or altered anywhere, or
+    /// has a manifest of a version that is not known here.
+    pub fn open_state(&self, id: &StateId, expected: &str) -> Result<VerifiedState, StateError> {
+        let dir = self.state_dir(id);
+        let manifest = read_manifest(&dir, id, expected)?;
+        for file in &manifest.files {
+            verify_file(&dir, id, file)?;
+        }
+        Ok(VerifiedState { dir, manifest })
+    }
+}
+
+fn corrupt(id: &StateId, file: &str, what: impl Into<String>) -> StateError {
+    StateError::Corrupt {
+        id: id.to_string(),
+        file: file.to_owned(),
+        what: what.into(),
+    }
+}
+
+fn read_manifest(dir: &Path, id: &StateId, expected: &str) -> Result<Manifest, StateError> {
+    let bad = |what: String| corrupt(id, manifest::FILE, what);
+    let path = dir.join(manifest::FILE);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !dir.exists() => {
+            return Err(StateError::Missing { id: id.to_string() });
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(bad("is missing".to_owned())),
+        Err(e) => return Err(StateError::io("read", &path, e)),
+    };
+    let found = blake3::hash(&bytes).to_hex();
+    if found.as_str() != expected {
+        return Err(bad(format!("has the hash {found} instead of {expected}")));
+    }
+    let value: serde_json::Value =
+        serde_json::from_slice(&bytes).map_err(|e| bad(format!("can't be read: {e}")))?;
+    let version = value
+        .get("version")
+        .and_then(serde_json::Value::as_u64)
+        .unwrap_or(0);
+    if version != u64::from(manifest::VERSION) {
+        let id = id.to_string();
+        return Err(StateError::UnknownVersion {
+            id,
+            version,
+            known: manifest::VERSION,
+        });
+    }
+    let manifest: Manifest =
+        serde_json::from_value(value).map_err(|e| bad(format!("can't be read: {e}")))?;
+    if manifest.state != *id {
+        return Err(bad(format!("is that of the state {}", manifest.state)));
+    }
+    let layers = manifest.disks.iter().flat_map(|d| &d.layers);
+    if let Some(name) = layers.clone().find(|l| manifest.file(l).is_none()) {
+        return Err(bad(format!(
+            "names the layer `{name}`, which is not among its files"
+        )));
+    }
+    if let Some(f) = manifest.files.iter().find(|f| !is_plain_name(&f.name)) {
+        return Err(bad(format!("names the file `{}`", f.name.escape_debug())));
+    }
+    Ok(manifest)
+}
+
+fn verify_file(dir: &Path, id: &StateId, file: &FileEntry) -> Result<(), StateError> {
+    let path = dir.join(&file.name);
+    let meta = match fs::symlink_metadata(&path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(corrupt(id, &file.name, "is missing"));
+        }
+        Err(e) => return Err(StateError::io("read", &path, e)),
+    };
+    if !meta.is_file() {
+        return Err(corrupt(id, &file.name, "is not a regular file"));
+    }
+    if meta.len() != file.bytes {
+        let what = format!("is {} bytes long instead of {}", meta.len(), file.bytes);
+        return Err(corrupt(id, &file.name, what));
+    }
+    let (digest, _) = File::open(&path)
+        .and_then(|mut f| digest_file(&mut f, Algorithm::Blake3))
+        .map_err(|e| StateError::io("read", &path, e))?;
+    if digest.hex() != file.blake3 {
+        return Err(corrupt(id, &file.name, "was altered since it was made"));
+    }
+    Ok(())
+}
