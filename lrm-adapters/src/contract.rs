@@ -1,0 +1,100 @@
+//! The contract between the broker and a local resource manager.
+//!
+//! The numbered rules are in `docs/adapters/README.md`; [`crate::conformance`] checks them. In
+//! short: every answer is yes, no or *no answer*; every call returns within a bound; a job that
+//! is not in a listing is not known to have ended; a submit without an answer is looked up by
+//! its key and never repeated blindly.
+
+use std::future::Future;
+
+use protocol::ids::{LrmJobId, SubmitKey};
+use protocol::lrm::{CancelAnswer, Observation, PilotJob, SubmitAnswer};
+use protocol::time::Span;
+
+use crate::sim::SimLrm;
+
+/// What an LRM can and cannot do, as its adapter knows it. Data, not promises: a broker may use
+/// it to choose, never to skip a safety rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Capabilities {
+    /// The LRM's name, for people.
+    pub name: &'static str,
+    /// It can start a job with less than the asked walltime, down to a minimum.
+    pub min_walltime: bool,
+    /// It may start a job again under the same id.
+    pub same_id_restart: bool,
+    /// For how long it still lists a job that has ended. Zero: it does not list ended jobs.
+    pub ended_listed_for: Span,
+    /// The longest that any call of this adapter takes before it returns "no answer".
+    pub call_bound: Span,
+}
+
+/// A site's batch system.
+pub trait LocalResourceManager {
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Submits a job. The key is findable by [`find_by_key`](Self::find_by_key) from the moment
+    /// that the LRM has the job. Not idempotent: after
+    /// [`NoAnswer`](SubmitAnswer::NoAnswer) look the key up before anything else.
+    fn submit(&self, job: &PilotJob) -> impl Future<Output = SubmitAnswer> + Send;
+
+    /// All jobs of ours that the LRM tells about, by one command, whatever their number.
+    fn observe(&self) -> impl Future<Output = Observation> + Send;
+
+    /// The jobs that carry this key: none or one, as far as we submit. An empty listing right
+    /// after a lost answer may still be overtaken by a submit that is under way.
+    fn find_by_key(&self, key: &SubmitKey) -> impl Future<Output = Observation> + Send;
+
+    /// Asks the LRM to end the job `id`, if that job carries `key`: an LRM may have given the id
+    /// to another job after a crash.
+    fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> impl Future<Output = CancelAnswer> + Send;
+
+    /// The exact job and command that [`submit`](Self::submit) would send, for people to read.
+    fn submit_preview(&self, job: &PilotJob) -> String;
+}
+
+/// The batch systems that this version can talk to.
+#[derive(Clone, Debug)]
+pub enum Lrm {
+    /// The simulated one.
+    Sim(SimLrm),
+}
+
+impl LocalResourceManager for Lrm {
+    fn capabilities(&self) -> Capabilities {
+        match self {
+            Self::Sim(sim) => sim.capabilities(),
+        }
+    }
+
+    async fn submit(&self, job: &PilotJob) -> SubmitAnswer {
+        match self {
+            Self::Sim(sim) => sim.submit(job).await,
+        }
+    }
+
+    async fn observe(&self) -> Observation {
+        match self {
+            Self::Sim(sim) => sim.observe().await,
+        }
+    }
+
+    async fn find_by_key(&self, key: &SubmitKey) -> Observation {
+        match self {
+            Self::Sim(sim) => sim.find_by_key(key).await,
+        }
+    }
+
+    async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
+        match self {
+            Self::Sim(sim) => sim.cancel(id, key).await,
+        }
+    }
+
+    fn submit_preview(&self, job: &PilotJob) -> String {
+        match self {
+            Self::Sim(sim) => sim.submit_preview(job),
+        }
+    }
+}
