@@ -11,7 +11,10 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 # The tasks are a Rust program (scripts/xtask); these scripts only find cargo and start it.
 xtask() {
-  "$repository/scripts/setup" --quiet
+  case " $* " in
+    *' --list '* | *' --help '*) ;; # only tells: nothing is installed for it
+    *) "$repository/scripts/setup" --quiet ;;
+  esac
   cd "$repository"
   exec cargo run --quiet --locked --package xtask -- "$@"
 }

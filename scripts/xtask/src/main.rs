@@ -1,2 +1,102 @@
-//! Tasks.
-fn main() {}
+//! The workspace's tasks. `scripts/test`, `scripts/bench` and `scripts/demo` are thin shells over this
+//! program, so that a laptop and CI do the same. Owner: scripts.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod clock;
+mod command;
+mod demo;
+mod docs;
+mod graph;
+mod guest;
+mod licences;
+mod metadata;
+mod nextest;
+mod parts;
+mod shell;
+mod suite;
+mod tree;
+mod workshop;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use workshop::Workshop;
+
+#[derive(Parser)]
+#[command(
+    name = "xtask",
+    about = "Tests, checks, benchmarks and demo of the workspace"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run all parts of the test, or the named ones
+    Test {
+        /// Parts to run, in this order
+        parts: Vec<String>,
+        /// Name the parts and say what each does
+        #[arg(long)]
+        list: bool,
+    },
+    /// Run all benchmarks and write docs/benchmarks.md, or print the named ones
+    Bench {
+        /// Benchmarks to run
+        names: Vec<String>,
+        /// Print one JSON object per figure
+        #[arg(long)]
+        json: bool,
+        /// Name the benchmarks and say what each measures
+        #[arg(long)]
+        list: bool,
+    },
+    /// Build everything and run the demo
+    Demo {
+        /// Arguments for the demo itself
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Make the test guest in target/guest
+    Guest,
+}
+
+fn main() -> ExitCode {
+    let outcome = run(Arguments::parse());
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a task; `false` means that it ran and found a failure.
+fn run(arguments: Arguments) -> Result<bool> {
+    let workshop = Workshop::find()?;
+    match arguments.task {
+        Task::Test { list: true, .. } => {
+            print!("{}", suite::list());
+            Ok(true)
+        }
+        Task::Test { parts, list: false } => suite::run(&workshop, &parts),
+        Task::Bench { list: true, .. } => {
+            print!("{}", bench::list());
+            Ok(true)
+        }
+        Task::Bench {
+            names,
+            json,
+            list: false,
+        } => bench::run(&workshop, &names, json),
+        Task::Demo { arguments } => demo::run(&workshop, &arguments),
+        Task::Guest => guest::build(&workshop, &mut command::Log::terminal()).map(|()| true),
+    }
+}

@@ -1,0 +1,104 @@
+//! Part `docs`: no link in the documents leads nowhere, and documents that are made from code (tests
+//! in programs named `docs*`) are in step with it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::command::Log;
+use crate::nextest::{self, Filter};
+use crate::parts::{Tally, verdict};
+use crate::workshop::Workshop;
+
+/// Checks links, then runs the tests.
+pub fn run(workshop: &Workshop, log: &mut Log) -> Result<Tally> {
+    let pages = pages(&workshop.root)?;
+    let mut faults = Vec::new();
+    for page in &pages {
+        let text = std::fs::read_to_string(page)
+            .with_context(|| format!("failed to read {}", page.display()))?;
+        let folder = page.parent().unwrap_or(&workshop.root);
+        let shown = page.strip_prefix(&workshop.root).unwrap_or(page).display();
+        for link in links(&text) {
+            if leads_nowhere(folder, link) {
+                faults.push(format!("{shown}: the link to {link} leads nowhere"));
+            }
+        }
+    }
+    let own = verdict(
+        log,
+        &faults,
+        &format!("{} documents: every link leads somewhere", pages.len()),
+    );
+    Ok(own.and(nextest::run(workshop, log, Filter::Docs)?))
+}
+
+fn pages(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut open = vec![root.to_path_buf()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next)
+            .with_context(|| format!("failed to list {}", next.display()))?
+        {
+            let entry = entry?;
+            let path = entry.path();
+            let name = entry.file_name();
+            if entry.file_type()?.is_dir() {
+                if name != "target" && !name.to_string_lossy().starts_with('.') {
+                    open.push(path);
+                }
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Targets of `[text](target)`, outside of code blocks.
+fn links(text: &str) -> Vec<&str> {
+    let mut in_code = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        }
+        if !in_code {
+            let targets = line
+                .split("](")
+                .skip(1)
+                .filter_map(|rest| rest.split_once(')'));
+            found.extend(targets.map(|(target, _)| target));
+        }
+    }
+    found
+}
+
+fn leads_nowhere(folder: &Path, link: &str) -> bool {
+    let path = link.split('#').next().unwrap_or_default();
+    !path.is_empty()
+        && !path.contains("://")
+        && !path.starts_with("mailto:")
+        && !folder.join(path).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_links_outside_code() {
+        let text = "See [a](a.md) and [b](b/#part).\n```\n[c](c.md)\n```\n[d](https://example.org)";
+        assert_eq!(links(text), ["a.md", "b/#part", "https://example.org"]);
+    }
+
+    #[test]
+    fn a_link_must_lead_somewhere() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        assert!(!leads_nowhere(here, "Cargo.toml#dependencies"));
+        assert!(!leads_nowhere(here, "https://example.org/x"));
+        assert!(!leads_nowhere(here, "#part"));
+        assert!(leads_nowhere(here, "nowhere.md"));
+    }
+}

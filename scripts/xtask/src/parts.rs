@@ -1,0 +1,205 @@
+//! The parts of the test: one table. A new part is a line here and a function.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::command::{Log, Step};
+use crate::nextest::Filter;
+use crate::workshop::Workshop;
+use crate::{docs, graph, guest, licences, nextest, shell};
+
+/// A part: can be run alone, in any order, twice.
+pub struct Part {
+    /// Name on the command line and of its log.
+    pub name: &'static str,
+    /// What it does, for `--list`.
+    pub what: &'static str,
+    /// Does it. An error counts as one failure.
+    pub run: fn(&Workshop, &mut Log) -> Result<Tally>,
+}
+
+/// How many checks or tests passed and failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Held.
+    pub passed: u64,
+    /// Did not.
+    pub failed: u64,
+}
+
+impl Tally {
+    /// One check that held.
+    pub const ONE: Self = Self {
+        passed: 1,
+        failed: 0,
+    };
+
+    /// Both together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+        }
+    }
+}
+
+/// All parts, in the order in which a full run takes them: what fails fast comes first.
+pub const PARTS: &[Part] = &[
+    Part {
+        name: "fmt",
+        what: "formatting (rustfmt)",
+        run: fmt,
+    },
+    Part {
+        name: "shell",
+        what: "shell scripts (shellcheck)",
+        run: shell::run,
+    },
+    Part {
+        name: "graph",
+        what: "crate arrows, pure cores, folders, manifests, file sizes",
+        run: graph::run,
+    },
+    Part {
+        name: "licences",
+        what: "licences, bans and sources of all dependencies (deny.toml)",
+        run: licences::run,
+    },
+    Part {
+        name: "clippy",
+        what: "lints, warnings are errors",
+        run: clippy,
+    },
+    Part {
+        name: "unit",
+        what: "unit, property and model tests of all crates",
+        run: |w, log| nextest::run(w, log, Filter::Unit),
+    },
+    Part {
+        name: "docs",
+        what: "links in the documents; documents made from code are in step with it",
+        run: docs::run,
+    },
+    Part {
+        name: "api",
+        what: "the broker's HTTP API on the real router and a fresh database",
+        run: |w, log| nextest::run(w, log, Filter::Api),
+    },
+    Part {
+        name: "conformance",
+        what: "the adapters' contract, on the simulated LRM",
+        run: |w, log| nextest::run(w, log, Filter::Conformance),
+    },
+    Part {
+        name: "simulation",
+        what: "the whole system on a virtual clock, seeded faults",
+        run: |w, log| nextest::run(w, log, Filter::Simulation),
+    },
+    Part {
+        name: "guest",
+        what: "real guests in QEMU: the guest itself, the driver, suspend and resume",
+        run: guest::run,
+    },
+    Part {
+        name: "e2e",
+        what: "real broker, simulated LRM, real pilots, SIGKILL at any moment",
+        run: |w, log| nextest::run(w, log, Filter::EndToEnd),
+    },
+    Part {
+        name: "static",
+        what: "the pilot as one static file, within its limits",
+        run: static_pilot,
+    },
+];
+
+/// One part by its name.
+pub fn find(name: &str) -> Result<&'static Part> {
+    match PARTS.iter().find(|part| part.name == name) {
+        Some(part) => Ok(part),
+        None => {
+            let names: Vec<&str> = PARTS.iter().map(|part| part.name).collect();
+            bail!(
+                "there is no part {name}; the parts are: {}",
+                names.join(", ")
+            )
+        }
+    }
+}
+
+/// Reports a list of faults as one check.
+pub fn verdict(log: &mut Log, faults: &[String], good: &str) -> Tally {
+    for fault in faults {
+        log.line(&format!("fault: {fault}"));
+    }
+    if faults.is_empty() {
+        log.line(good);
+        Tally::ONE
+    } else {
+        Tally {
+            passed: 0,
+            failed: 1,
+        }
+    }
+}
+
+/// Minutes as a time limit.
+pub const fn minutes(count: u64) -> Duration {
+    Duration::from_secs(60 * count)
+}
+
+/// Runs cargo in the repository.
+pub fn cargo(root: &Path, arguments: &[&str], limit: Duration) -> Step {
+    Step::new(root, "cargo", arguments, limit)
+}
+
+fn fmt(workshop: &Workshop, log: &mut Log) -> Result<Tally> {
+    cargo(&workshop.root, &["fmt", "--all", "--check", "--", "--color", "never"], minutes(2)).run(log)?;
+    Ok(Tally::ONE)
+}
+
+fn clippy(workshop: &Workshop, log: &mut Log) -> Result<Tally> {
+    let arguments = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    cargo(&workshop.root, &arguments, minutes(30)).run(log)?;
+    Ok(Tally::ONE)
+}
+
+fn static_pilot(workshop: &Workshop, log: &mut Log) -> Result<Tally> {
+    let script = workshop.root.join("scripts/build-static");
+    Step::new(&workshop.root, script, &[] as &[&str], minutes(30)).run(log)?;
+    Ok(Tally::ONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_found() {
+        let names: BTreeSet<&str> = PARTS.iter().map(|part| part.name).collect();
+        assert_eq!(names.len(), PARTS.len());
+        assert!(names.iter().all(|name| find(name).is_ok()));
+    }
+
+    #[test]
+    fn an_unknown_part_is_told_the_known_ones() {
+        let error = find("nonsense")
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
+        assert!(
+            error.contains("no part nonsense") && error.contains("unit"),
+            "{error}"
+        );
+    }
+}
