@@ -1,0 +1,571 @@
+//! Moves everything one move nearer to where it should be now.
+
+use protocol::codes::{Reason, ReasonCode, exit};
+use protocol::lease::{EndOutcome, Goal};
+use protocol::time::{Mono, Span};
+
+use super::{Agent, Effect, Life};
+use crate::deadline::{self, Plan};
+use crate::guest::{Lease, Stage};
+use crate::lease_book::Fence;
+
+/// How long before the first eviction people are told.
+const NEAR: Span = Span::from_secs(10);
+
+/// When people are told that the slot's end is near; none without guests.
+pub(super) fn deadline_near(plan: &Plan) -> Option<Mono> {
+    plan.begin.values().min().map(|begin| begin.before(NEAR))
+}
+
+/// Where a lease should be moved.
+enum Want {
+    /// Toward running (or staged, if that is its goal).
+    Run,
+    /// Toward standing still in RAM.
+    Pause,
+    /// Into the store.
+    Suspend {
+        reason: Reason,
+        /// The slot or the lease ends: what can't be suspended has to go all the same.
+        urgent: bool,
+    },
+    /// Shut down, then killed.
+    Stop { reason: Reason, why: Stop },
+    /// Gone now.
+    Kill {
+        reason: Reason,
+        /// Because the time is over.
+        late: bool,
+    },
+}
+
+/// Who wants a guest to be shut down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// It had its run time.
+    Finished,
+    /// The broker.
+    Goal,
+    /// The end of the slot.
+    Evicted,
+}
+
+impl Want {
+    /// How a lease ends for which no guest has run.
+    fn unstarted(self) -> Option<EndOutcome> {
+        match self {
+            Self::Run | Self::Pause => None,
+            Self::Stop {
+                reason,
+                why: Stop::Finished,
+            } => Some(EndOutcome::Finished { reason }),
+            Self::Stop {
+                reason,
+                why: Stop::Goal,
+            } => Some(EndOutcome::Killed { reason }),
+            Self::Stop {
+                reason,
+                why: Stop::Evicted,
+            }
+            | Self::Suspend { reason, .. }
+            | Self::Kill { reason, .. } => Some(EndOutcome::Declined { reason }),
+        }
+    }
+}
+
+impl Agent {
+    pub(super) fn settle(&mut self) {
+        match self.life {
+            Life::New | Life::CleaningUp | Life::Gone => {}
+            Life::Registering { .. } => self.settle_registration(),
+            Life::Serving => self.settle_serving(),
+            Life::Leaving { .. } => self.settle_leaving(),
+        }
+        self.settle_exchange();
+    }
+
+    fn settle_registration(&mut self) {
+        let now = self.now.mono;
+        if now >= self.plan().last_kill {
+            let reason = Reason::new(
+                ReasonCode::SlotEnding,
+                "the slot ends and the broker was never reached",
+            );
+            self.evict(reason, false, exit::NO_ANSWER);
+        }
+        if self.eviction.is_some() {
+            self.clean_up();
+            return;
+        }
+        if let Life::Registering {
+            under_way, next, ..
+        } = &mut self.life
+            && !*under_way
+            && now >= *next
+        {
+            *under_way = true;
+            self.effects.push(Effect::Register);
+        }
+    }
+
+    fn settle_serving(&mut self) {
+        let now = self.now.mono;
+        if let Some(every) = self.settings.probe_every
+            && now >= self.next_probe
+        {
+            self.next_probe = now + every;
+            self.effects.push(Effect::Probe);
+        }
+        let plan = self.plan();
+        self.tell_deadline(&plan);
+        self.settle_leases(&plan);
+        if now >= plan.clean_up_at {
+            self.evict(self.eviction_reason(), false, exit::OK);
+            self.clean_up();
+            return;
+        }
+        if self.leases.values().any(Lease::is_alive) {
+            return;
+        }
+        if now >= self.closes_at(&self.plan()) {
+            let text = format!(
+                "the slot ends at {}: too little time is left for anything",
+                self.clock.end().0
+            );
+            self.evict(Reason::new(ReasonCode::SlotEnding, text), false, exit::OK);
+        } else if let Some(limit) = self.idle_limit
+            && now >= self.idle_since + limit
+        {
+            let text = format!("nothing to do for {limit}");
+            self.evict(Reason::new(ReasonCode::Idle, text), false, exit::OK);
+        }
+        if let Some(e) = &self.eviction {
+            let text = format!("leaving: {}", e.reason);
+            let fenced = e.fenced;
+            self.record("pilot_leaving", None, text, serde_json::Value::Null);
+            self.life = Life::Leaving {
+                give_up_at: plan.clean_up_at.min(now + self.settings.farewell),
+                told: false,
+            };
+            if fenced {
+                self.clean_up(); // the broker does not listen to us any more
+            }
+        }
+    }
+
+    fn tell_deadline(&mut self, plan: &Plan) {
+        let now = self.now.mono;
+        let near = deadline_near(plan).filter(|near| now >= *near && self.eviction.is_none());
+        let Some(near) = near else {
+            self.deadline_told = false;
+            return;
+        };
+        if self.deadline_told {
+            return;
+        }
+        self.deadline_told = true;
+        let text = format!(
+            "the slot ends at {}; the eviction of {} begins in {}",
+            self.clock.end().0,
+            plan.begin.len(),
+            (near + NEAR).since(now)
+        );
+        let data = serde_json::json!({"end": self.clock.end().0, "guests": plan.begin.len()});
+        self.record("deadline_near", None, text, data);
+    }
+
+    fn settle_leaving(&mut self) {
+        let clean_up_at = self.plan().clean_up_at;
+        if let Life::Leaving { give_up_at, told } = self.life
+            && (told || self.now.mono >= give_up_at.min(clean_up_at))
+        {
+            self.clean_up();
+        }
+    }
+
+    fn clean_up(&mut self) {
+        self.life = Life::CleaningUp;
+        self.effects.push(Effect::CleanUp);
+    }
+
+    /// From when on nothing new could run here for any useful time.
+    pub(super) fn closes_at(&self, plan: &Plan) -> Mono {
+        let open = self.useful(plan);
+        if open.is_zero() {
+            self.now.mono
+        } else {
+            self.now.mono + open
+        }
+    }
+
+    /// Guest time that a small guest could still get here.
+    pub(super) fn useful(&self, plan: &Plan) -> Span {
+        if self.eviction.is_some() || !matches!(self.life, Life::Serving) {
+            return Span::ZERO;
+        }
+        let small = self.rates.cost(&self.settings, 128 << 20);
+        deadline::useful(&self.settings, &self.clock, plan, self.now.mono, small)
+    }
+
+    fn settle_leases(&mut self, plan: &Plan) {
+        let mut leases = std::mem::take(&mut self.leases);
+        let mut writing = leases
+            .values()
+            .filter(|l| matches!(l.stage, Stage::Suspending { .. }))
+            .count();
+        for key in &plan.order {
+            if let Some(lease) = leases.get_mut(key) {
+                self.settle_lease(lease, plan, &mut writing);
+            }
+        }
+        self.leases = leases;
+    }
+
+    fn fence(&self, lease: &Lease, plan: &Plan) -> Fence {
+        match &self.terms {
+            Some(terms) => terms.fence(&self.settings, lease.expiry, plan.budget),
+            None => Fence {
+                suspend_at: lease.expiry,
+                kill_at: lease.expiry,
+            },
+        }
+    }
+
+    fn want(&self, lease: &Lease, plan: &Plan, fence: Fence) -> Want {
+        let now = self.now.mono;
+        let fenced = self.eviction.as_ref().is_some_and(|e| e.fenced);
+        let expired = |text: &str| Reason::new(ReasonCode::LeaseExpired, text);
+        if fenced || now >= plan.last_kill {
+            return Want::Kill {
+                reason: self.eviction_reason(),
+                late: !fenced,
+            };
+        }
+        if lease.lost {
+            return Want::Kill {
+                reason: expired("the broker has ended this lease"),
+                late: false,
+            };
+        }
+        if now >= fence.kill_at {
+            return Want::Kill {
+                reason: expired("the lease ran out without word from the broker"),
+                late: true,
+            };
+        }
+        if lease.remaining(now).is_zero() {
+            let text = format!("ran for {}, as was asked", lease.ran_at(now));
+            return Want::Stop {
+                reason: Reason::new(ReasonCode::RunTimeUsed, text),
+                why: Stop::Finished,
+            };
+        }
+        if let Goal::Stop { reason } = &lease.goal {
+            return Want::Stop {
+                reason: reason.clone(),
+                why: Stop::Goal,
+            };
+        }
+        let begin = plan.begin.get(&lease.key);
+        if self.eviction.is_some() || begin.is_some_and(|b| now >= *b) {
+            let reason = self.eviction_reason();
+            return if lease.is_suspendable() {
+                Want::Suspend {
+                    reason,
+                    urgent: true,
+                }
+            } else {
+                Want::Stop {
+                    reason,
+                    why: Stop::Evicted,
+                }
+            };
+        }
+        if now >= fence.suspend_at && lease.is_suspendable() {
+            return Want::Suspend {
+                reason: expired("no word from the broker, and the lease is running out"),
+                urgent: true,
+            };
+        }
+        match &lease.goal {
+            Goal::Suspend { reason } => Want::Suspend {
+                reason: reason.clone(),
+                urgent: false,
+            },
+            Goal::Pause => Want::Pause,
+            Goal::Stage | Goal::Run | Goal::Stop { .. } => Want::Run,
+        }
+    }
+
+    fn settle_lease(&mut self, lease: &mut Lease, plan: &Plan, writing: &mut usize) {
+        let now = self.now.mono;
+        let fence = self.fence(lease, plan);
+        let hard = plan.last_kill.min(fence.kill_at);
+        let want = self.want(lease, plan, fence);
+        match &mut lease.stage {
+            Stage::Staging => {
+                if let Some(outcome) = want.unstarted() {
+                    self.end(lease, outcome);
+                }
+            }
+            Stage::Staged => match want {
+                Want::Run => self.start(lease),
+                Want::Pause => {}
+                other @ (Want::Suspend { .. } | Want::Stop { .. } | Want::Kill { .. }) => {
+                    if let Some(outcome) = other.unstarted() {
+                        self.end(lease, outcome);
+                    }
+                }
+            },
+            Stage::Starting { .. } => match want {
+                Want::Run | Want::Pause | Want::Suspend { urgent: false, .. } => {}
+                other @ (Want::Suspend { .. } | Want::Stop { .. } | Want::Kill { .. }) => {
+                    if let Some(outcome) = other.unstarted() {
+                        self.kill(lease, outcome);
+                    }
+                }
+            },
+            Stage::Running { pausing, .. } => match want {
+                Want::Run => {}
+                Want::Pause => {
+                    if !*pausing {
+                        *pausing = true;
+                        let lease = lease.key.clone();
+                        self.effects.push(Effect::Pause { lease });
+                    }
+                }
+                Want::Suspend { reason, urgent } => {
+                    self.suspend(lease, plan, hard, reason, urgent, writing);
+                }
+                Want::Stop { reason, why } => self.stop(lease, hard, stopped(reason, why)),
+                Want::Kill { reason, .. } => self.kill(lease, EndOutcome::Killed { reason }),
+            },
+            Stage::Paused { continuing } => match want {
+                Want::Run => {
+                    if !*continuing {
+                        *continuing = true;
+                        let lease = lease.key.clone();
+                        self.effects.push(Effect::Continue { lease });
+                    }
+                }
+                Want::Pause => {}
+                Want::Suspend { reason, urgent } => {
+                    self.suspend(lease, plan, hard, reason, urgent, writing);
+                }
+                // A guest that stands still hears no ACPI.
+                Want::Stop { reason, why } => self.kill(lease, stopped(reason, why)),
+                Want::Kill { reason, .. } => self.kill(lease, EndOutcome::Killed { reason }),
+            },
+            Stage::Suspending { abort_at, .. } => {
+                *abort_at = hard;
+                let reason = match want {
+                    Want::Kill { reason, late: true } => Reason::new(
+                        ReasonCode::SuspendTooSlow,
+                        format!("the suspend was not ended in time and was discarded: {reason}"),
+                    ),
+                    Want::Kill {
+                        reason,
+                        late: false,
+                    }
+                    | Want::Stop {
+                        reason,
+                        why: Stop::Goal,
+                    } => reason,
+                    Want::Run | Want::Pause | Want::Suspend { .. } | Want::Stop { .. } => return,
+                };
+                *writing = writing.saturating_sub(1);
+                self.effects.push(Effect::AbortSuspend {
+                    lease: lease.key.clone(),
+                });
+                self.kill(lease, EndOutcome::Killed { reason });
+            }
+            Stage::Stopping {
+                outcome,
+                kill_at,
+                ask_again,
+            } => {
+                if now >= *kill_at || matches!(want, Want::Kill { .. }) {
+                    let outcome = outcome.clone();
+                    self.kill(lease, outcome);
+                } else if now >= *ask_again {
+                    *ask_again = now + self.settings.shutdown_repeat;
+                    let lease = lease.key.clone();
+                    self.effects.push(Effect::Shutdown { lease });
+                }
+            }
+            Stage::Killing { again_at, .. } => {
+                if now >= *again_at {
+                    *again_at = now + self.settings.kill_repeat;
+                    let lease = lease.key.clone();
+                    self.effects.push(Effect::Kill { lease });
+                }
+            }
+            Stage::Ended { .. } => {}
+        }
+    }
+
+    /// Everything is in place: what is next?
+    fn start(&mut self, lease: &mut Lease) {
+        if lease.goal == Goal::Stage {
+            self.end(lease, EndOutcome::Staged);
+            return;
+        }
+        let key = lease.key.clone();
+        let resuming = lease.state.is_some();
+        lease.enter(self.now.mono, Stage::Starting { resuming });
+        let (kind, text) = if resuming {
+            ("guest_resuming", "loads its state")
+        } else {
+            ("guest_booting", "boots from its image")
+        };
+        self.record(kind, Some(&key), text.to_owned(), serde_json::Value::Null);
+        self.effects.push(if resuming {
+            Effect::Resume { lease: key }
+        } else {
+            Effect::Boot { lease: key }
+        });
+    }
+
+    /// Begins a suspend when its turn has come; when it can't be ended in time any more and the
+    /// guest has to go, the next rungs of the ladder.
+    fn suspend(
+        &mut self,
+        lease: &mut Lease,
+        plan: &Plan,
+        abort_at: Mono,
+        reason: Reason,
+        urgent: bool,
+        writing: &mut usize,
+    ) {
+        let now = self.now.mono;
+        let left = abort_at.since(now);
+        let cost = plan.cost.get(&lease.key).copied().unwrap_or_default();
+        let state = lease.key.state_id().filter(|_| left >= cost.expected);
+        let Some(state) = state else {
+            if urgent {
+                let text = format!(
+                    "{left} were left and a suspend takes {}: {reason}",
+                    cost.expected
+                );
+                let reason = Reason::new(ReasonCode::SuspendTooSlow, text);
+                let outcome = EndOutcome::Killed { reason };
+                match lease.stage {
+                    Stage::Running { .. } => self.stop(lease, abort_at, outcome),
+                    Stage::Staging
+                    | Stage::Staged
+                    | Stage::Starting { .. }
+                    | Stage::Paused { .. }
+                    | Stage::Suspending { .. }
+                    | Stage::Stopping { .. }
+                    | Stage::Killing { .. }
+                    | Stage::Ended { .. } => self.kill(lease, outcome),
+                }
+            }
+            return;
+        };
+        if *writing >= self.settings.parallel_suspends || now < lease.retry_at {
+            return;
+        }
+        *writing += 1;
+        let was_paused = matches!(lease.stage, Stage::Paused { .. });
+        let text = format!(
+            "suspending, expected to take {}, budget {}: {reason}",
+            cost.expected, cost.budget
+        );
+        let stage = Stage::Suspending {
+            reason,
+            abort_at,
+            was_paused,
+        };
+        lease.enter(now, stage);
+        let data = serde_json::json!({
+            "expected_ms": cost.expected.as_millis(),
+            "budget_ms": cost.budget.as_millis(),
+            "left_ms": left.as_millis(),
+            "run_ms": lease.ran.as_millis(),
+        });
+        self.record("guest_suspending", Some(&lease.key), text, data);
+        self.effects.push(Effect::Suspend {
+            lease: lease.key.clone(),
+            state,
+            run: lease.ran,
+            abort_at,
+        });
+    }
+
+    fn stop(&mut self, lease: &mut Lease, hard: Mono, outcome: EndOutcome) {
+        let now = self.now.mono;
+        if hard.since(now) < Span::from_secs(1) {
+            self.kill(lease, outcome);
+            return;
+        }
+        let text = match outcome.reason() {
+            Some(reason) => format!("asked to switch itself off: {reason}"),
+            None => "asked to switch itself off".to_owned(),
+        };
+        let stage = Stage::Stopping {
+            outcome,
+            kill_at: hard.min(now + self.settings.shutdown_grace),
+            ask_again: now + self.settings.shutdown_repeat,
+        };
+        lease.enter(now, stage);
+        self.record(
+            "guest_stopping",
+            Some(&lease.key),
+            text,
+            serde_json::Value::Null,
+        );
+        self.effects.push(Effect::Shutdown {
+            lease: lease.key.clone(),
+        });
+    }
+
+    fn kill(&mut self, lease: &mut Lease, outcome: EndOutcome) {
+        let now = self.now.mono;
+        let stage = Stage::Killing {
+            outcome,
+            again_at: now + self.settings.kill_repeat,
+        };
+        lease.enter(now, stage);
+        self.exchange.news = true;
+        self.effects.push(Effect::Kill {
+            lease: lease.key.clone(),
+        });
+    }
+
+    /// When `lease` needs attention.
+    pub(super) fn lease_times(&self, lease: &Lease, plan: &Plan, times: &mut Vec<Mono>) {
+        let now = self.now.mono;
+        if !lease.is_alive() {
+            return;
+        }
+        let fence = self.fence(lease, plan);
+        times.extend([fence.suspend_at, fence.kill_at, lease.retry_at]);
+        times.extend(plan.begin.get(&lease.key));
+        if let Some(cost) = plan.cost.get(&lease.key) {
+            // The last moment at which a suspend that waits for its turn may begin.
+            let hard = plan.last_kill.min(fence.kill_at);
+            times.push(hard.before(cost.expected) + Span::from_millis(1));
+        }
+        match &lease.stage {
+            Stage::Running { .. } => times.push(now + lease.remaining(now)),
+            Stage::Stopping {
+                kill_at, ask_again, ..
+            } => times.extend([*kill_at, *ask_again]),
+            Stage::Killing { again_at, .. } => times.push(*again_at),
+            Stage::Staging
+            | Stage::Staged
+            | Stage::Starting { .. }
+            | Stage::Paused { .. }
+            | Stage::Suspending { .. }
+            | Stage::Ended { .. } => {}
+        }
+    }
+}
+
+fn stopped(reason: Reason, why: Stop) -> EndOutcome {
+    match why {
+        Stop::Finished => EndOutcome::Finished { reason },
+        Stop::Goal | Stop::Evicted => EndOutcome::Killed { reason },
+    }
+}

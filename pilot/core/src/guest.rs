@@ -1,0 +1,244 @@
+//! A lease in this slot and its guest: one enum of stages, each owning what it needs.
+//!
+//! ```text
+//! Staging -> Staged -> Starting -> Running <-> Paused
+//!                                     |          |
+//!                        Suspending <-+----------+-> Stopping -> Killing
+//!                             |                         |           |
+//!                             +--------> Ended <--------+-----------+
+//! ```
+//! Owner: [`crate::agent::Agent`]. Every lease reaches `Ended` exactly once and stays there until
+//! the broker has taken its end.
+
+use std::fmt;
+
+use protocol::codes::Reason;
+use protocol::ids::{Generation, StateId, WorkspaceId};
+use protocol::lease::{DesiredLease, EndOutcome, Goal, LeasePhase, LeaseReport, Order, StateRef};
+use protocol::time::{Mono, Span};
+use protocol::workspace::{OnEviction, WorkspaceSpec};
+
+/// Which lease: the workspace and the fencing number.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LeaseKey {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The lease's generation.
+    pub generation: Generation,
+}
+
+impl LeaseKey {
+    /// The key of a lease as the broker wants it.
+    pub fn of(desired: &DesiredLease) -> Self {
+        Self {
+            workspace: desired.workspace.clone(),
+            generation: desired.generation,
+        }
+    }
+
+    /// Name of the state that a suspend of this lease makes; none when the workspace's id is too
+    /// long to make one.
+    pub fn state_id(&self) -> Option<StateId> {
+        StateId::new(&self.to_string()).ok()
+    }
+}
+
+impl fmt::Display for LeaseKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.g{}", self.workspace, self.generation)
+    }
+}
+
+/// Where a lease is in its life.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Image or state is brought here and verified.
+    Staging,
+    /// In place, not started.
+    Staged,
+    /// Boots, or loads its state.
+    Starting {
+        /// From a state.
+        resuming: bool,
+    },
+    /// Runs.
+    Running {
+        /// Since when.
+        since: Mono,
+        /// The hypervisor was told to pause it.
+        pausing: bool,
+    },
+    /// In RAM, stopped.
+    Paused {
+        /// The hypervisor was told to continue it.
+        continuing: bool,
+    },
+    /// Is being written to the store.
+    Suspending {
+        /// Why.
+        reason: Reason,
+        /// If it has not ended then, it is discarded and the guest killed.
+        abort_at: Mono,
+        /// It was paused before.
+        was_paused: bool,
+    },
+    /// Was told to shut down.
+    Stopping {
+        /// What the lease ends as.
+        outcome: EndOutcome,
+        /// Killed then, if it has not obeyed.
+        kill_at: Mono,
+        /// Told again then.
+        ask_again: Mono,
+    },
+    /// Its hypervisor was told to end at once.
+    Killing {
+        /// What the lease ends as.
+        outcome: EndOutcome,
+        /// Told again then.
+        again_at: Mono,
+    },
+    /// No guest of this lease runs here or ever will again.
+    Ended {
+        /// How.
+        outcome: EndOutcome,
+    },
+}
+
+/// A lease that this slot has, or had.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// Which.
+    pub key: LeaseKey,
+    /// The request.
+    pub spec: WorkspaceSpec,
+    /// The state that it resumes from.
+    pub state: Option<StateRef>,
+    /// What the broker wants of it, by its last answer.
+    pub goal: Goal,
+    /// Where it is.
+    pub stage: Stage,
+    /// The lease's end on our clock, unless a sync extends it.
+    pub expiry: Mono,
+    /// Left out of an answer while it was alive.
+    pub lost: bool,
+    /// Guest-running time up to the last time that it stopped running.
+    pub ran: Span,
+    /// What a suspend would have to write, as last measured.
+    pub bytes: Option<u64>,
+    /// Bytes of console captured.
+    pub console_bytes: u64,
+    /// Failed suspends in a row.
+    pub failed_suspends: u32,
+    /// A failed suspend is not tried again before this.
+    pub retry_at: Mono,
+    /// Number of the first sync that carried its end.
+    pub end_told_in: Option<u64>,
+}
+
+impl Lease {
+    /// A lease that was just taken.
+    pub fn new(key: LeaseKey, order: Order, goal: Goal, expiry: Mono) -> Self {
+        Self {
+            key,
+            spec: order.spec,
+            state: order.state,
+            goal,
+            stage: Stage::Staging,
+            expiry,
+            lost: false,
+            ran: order.run,
+            bytes: None,
+            console_bytes: 0,
+            failed_suspends: 0,
+            retry_at: Mono::default(),
+            end_told_in: None,
+        }
+    }
+
+    /// True while something of it may be on the node.
+    pub fn is_alive(&self) -> bool {
+        !matches!(self.stage, Stage::Ended { .. })
+    }
+
+    /// True while a hypervisor may be there for it.
+    pub fn has_guest(&self) -> bool {
+        match self.stage {
+            Stage::Staging | Stage::Staged | Stage::Ended { .. } => false,
+            Stage::Starting { .. }
+            | Stage::Running { .. }
+            | Stage::Paused { .. }
+            | Stage::Suspending { .. }
+            | Stage::Stopping { .. }
+            | Stage::Killing { .. } => true,
+        }
+    }
+
+    /// Guest-running time over all slots, as of now.
+    pub fn ran_at(&self, now: Mono) -> Span {
+        match self.stage {
+            Stage::Running { since, .. } => self.ran + now.since(since),
+            Stage::Staging
+            | Stage::Staged
+            | Stage::Starting { .. }
+            | Stage::Paused { .. }
+            | Stage::Suspending { .. }
+            | Stage::Stopping { .. }
+            | Stage::Killing { .. }
+            | Stage::Ended { .. } => self.ran,
+        }
+    }
+
+    /// Guest-running time that is still wanted.
+    pub fn remaining(&self, now: Mono) -> Span {
+        self.spec.run_time.minus(self.ran_at(now))
+    }
+
+    /// Moves to `stage`, keeping the count of guest-running time.
+    pub fn enter(&mut self, now: Mono, stage: Stage) {
+        self.ran = self.ran_at(now);
+        self.stage = stage;
+    }
+
+    /// True when the end of a slot means a suspend for it.
+    pub fn is_suspendable(&self) -> bool {
+        match self.spec.policy.on_eviction {
+            OnEviction::Suspend => true,
+            OnEviction::Restart | OnEviction::Fail => false,
+        }
+    }
+
+    /// An upper bound of what a suspend writes: as measured, or all of the guest's memory.
+    pub fn bytes_bound(&self) -> u64 {
+        memory_bound(&self.spec).min(self.bytes.map_or(u64::MAX, |b| b.saturating_add(b / 4)))
+    }
+
+    /// The lease as the broker gets it.
+    pub fn report(&self, now: Mono) -> LeaseReport {
+        let phase = match &self.stage {
+            Stage::Staging => LeasePhase::Staging,
+            Stage::Staged => LeasePhase::Staged,
+            Stage::Starting { resuming: false } => LeasePhase::Booting,
+            Stage::Starting { resuming: true } => LeasePhase::Resuming,
+            Stage::Running { .. } => LeasePhase::Running,
+            Stage::Paused { .. } => LeasePhase::Paused,
+            Stage::Suspending { .. } => LeasePhase::Suspending,
+            Stage::Stopping { .. } | Stage::Killing { .. } => LeasePhase::Stopping,
+            Stage::Ended { outcome } => LeasePhase::Ended {
+                outcome: outcome.clone(),
+            },
+        };
+        LeaseReport {
+            workspace: self.key.workspace.clone(),
+            generation: self.key.generation,
+            phase,
+            run: self.ran_at(now),
+            console_bytes: self.console_bytes,
+        }
+    }
+}
+
+/// All of a guest's memory and a little for its devices, in bytes.
+pub fn memory_bound(spec: &WorkspaceSpec) -> u64 {
+    (spec.resources.memory_mib.saturating_add(1)).saturating_mul(1 << 20)
+}
