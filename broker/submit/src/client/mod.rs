@@ -91,4 +91,12 @@ impl Client {
             transport: Transport::new(settings)?,
         })
     }
+
+    /// The same client, but every call is tried once only: for callers that show each failure.
+    #[must_use]
+    pub fn once(&self) -> Self {
+        let mut client = self.clone();
+        client.transport.set_retry(Retry::never());
+        client
+    }
 }

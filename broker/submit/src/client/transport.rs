@@ -136,6 +136,10 @@ impl Transport {
         })
     }
 
+    pub(super) fn set_retry(&mut self, retry: Retry) {
+        self.retry = retry;
+    }
+
     /// Sends a call, repeats it as it allows, and reads the JSON of the answer.
     pub(super) async fn json<T: DeserializeOwned>(&self, call: &Call) -> Result<T, ClientError> {
         let answer = self.send(call).await?;

@@ -1,0 +1,44 @@
+//! `docs/commands/*.md`, made from the definitions of the command lines.
+
+use std::collections::BTreeMap;
+
+use clap::{Command, CommandFactory};
+
+use crate::cli::Cli;
+
+/// The pages of this command, by file name under `docs/commands`.
+pub fn markdown() -> BTreeMap<String, String> {
+    BTreeMap::from([("pilot-submit.md".to_owned(), page(Cli::command()))])
+}
+
+/// The page of any command: its help and that of each of its subcommands that is not hidden.
+pub fn page(command: Command) -> String {
+    let mut command = command.term_width(100).color(clap::ColorChoice::Never);
+    command.build();
+    let mut text = format!(
+        "<!-- Made from the command line's definition; change it there, then run `cargo xtask docs`. -->\n# {}\n",
+        command.get_name()
+    );
+    section(&mut text, &mut command);
+    text
+}
+
+fn section(text: &mut String, command: &mut Command) {
+    let help = command.render_long_help().to_string();
+    let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+    text.push_str(&format!(
+        "\n```text\n{}\n```\n",
+        lines.join("\n").trim_end()
+    ));
+    let name = command
+        .get_bin_name()
+        .unwrap_or(command.get_name())
+        .to_owned();
+    for sub in command.get_subcommands_mut() {
+        if sub.is_hide_set() || sub.get_name() == "help" {
+            continue;
+        }
+        text.push_str(&format!("\n## {name} {}\n", sub.get_name()));
+        section(text, sub);
+    }
+}

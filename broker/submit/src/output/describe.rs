@@ -1,0 +1,220 @@
+//! The tables and descriptions of workspaces, events, sites, pilots and slots.
+
+use protocol::api::{
+    EventView, Explanation, PilotState, PilotView, SiteView, SlotView, WorkspaceView,
+};
+use protocol::resources::Resources;
+use protocol::slot::PilotPhase;
+use protocol::time::Timestamp;
+
+use super::table::{draw, pairs};
+use super::words::{ago, bytes, clock, instant, mib, printable, span};
+use super::{Cell, Output, Tone};
+
+/// A table of workspaces.
+pub fn workspaces(items: &[WorkspaceView], now: Timestamp, output: &Output) -> String {
+    let rows = items.iter().map(|w| {
+        vec![
+            Cell::from(&w.id),
+            Cell::from(&w.spec.name),
+            Cell::state(w.state),
+            Cell::from(format!("{} of {}", span(w.run), span(w.spec.run_time))),
+            Cell::from(w.node.as_ref().map_or("-", |n| n.as_str())),
+            Cell::from(span(now.since(w.since))),
+            Cell::from(w.reason.as_ref().map_or("", |r| r.text.as_str())),
+        ]
+    });
+    let head = ["id", "name", "state", "ran", "node", "for", "reason"];
+    draw(output, &head, rows.collect())
+}
+
+/// All about a workspace.
+pub fn workspace(w: &WorkspaceView, now: Timestamp) -> String {
+    let mut lines = vec![
+        ("workspace", w.id.to_string()),
+        ("name", w.spec.name.clone()),
+        ("owner", w.owner.to_string()),
+        ("state", w.state.to_string()),
+        (
+            "since",
+            format!("{} ({})", instant(w.since), ago(w.since, now)),
+        ),
+    ];
+    let reason = w.reason.as_ref();
+    lines.extend(reason.map(|r| ("reason", format!("{} [{}]", r.text, r.code))));
+    if let Some(slot) = &w.slot {
+        let node = w.node.as_ref().map_or("an unknown node", |n| n.as_str());
+        lines.push(("slot", format!("{slot} on {node}, lease {}", w.generation)));
+    }
+    lines.push((
+        "ran",
+        format!("{} of {}", span(w.run), span(w.spec.run_time)),
+    ));
+    lines.push((
+        "so far",
+        format!("{} suspends, {} restarts", w.suspends, w.restarts),
+    ));
+    if let Some(saved) = &w.saved {
+        let size = bytes(saved.bytes);
+        let (id, site, at) = (&saved.id, &saved.site, instant(saved.at));
+        lines.push(("saved", format!("{id} at {site}, {size}, {at}")));
+    }
+    lines.push(("accepted", instant(w.accepted)));
+    lines.push(("needs", resources(&w.spec.resources)));
+    for artefact in w.spec.image.artefacts() {
+        let digest = artefact.digest.as_deref().unwrap_or("no digest");
+        lines.push(("image", format!("{} ({digest})", artefact.url)));
+    }
+    pairs(&lines)
+}
+
+fn resources(r: &Resources) -> String {
+    let s = if r.cores == 1 { "" } else { "s" };
+    let (memory, disk) = (mib(r.memory_mib), mib(r.disk_mib));
+    format!("{} core{s}, {memory} memory, {disk} disk", r.cores)
+}
+
+/// An event on a line: time of day, state, sentence.
+pub fn event(e: &EventView, output: &Output) -> String {
+    let (word, tone) = match e.state {
+        Some(state) => (state.as_str(), Tone::of(state)),
+        None => ("", Tone::Plain),
+    };
+    let word = output.toned(&format!("{word:<11}"), tone);
+    let text = printable(&e.text).replace('\n', " ");
+    format!("{}  {word}  {text}", clock(e.at))
+}
+
+/// The sentences.
+pub fn explanation(e: &Explanation) -> String {
+    e.sentences.iter().map(|s| printable(s) + "\n").collect()
+}
+
+/// A table of sites.
+pub fn sites(items: &[SiteView], output: &Output) -> String {
+    let rows = items.iter().map(|s| {
+        let state = match (s.draining, &s.held_back) {
+            (true, _) => Cell::toned("draining", Tone::Warn),
+            (false, Some(reason)) => Cell::toned(format!("held back: {reason}"), Tone::Warn),
+            (false, None) => Cell::toned("open", Tone::Good),
+        };
+        let overrun = match s.overrun.is_zero() {
+            true => Cell::from("none"),
+            false => Cell::toned(s.overrun, Tone::Bad),
+        };
+        vec![
+            Cell::from(&s.name),
+            Cell::from(&s.lrm),
+            Cell::from(s.queued),
+            Cell::from(s.running),
+            Cell::from(resources(&s.slot)),
+            Cell::from(span(s.walltime)),
+            overrun,
+            state,
+        ]
+    });
+    let head = [
+        "site",
+        "lrm",
+        "queued",
+        "running",
+        "largest slot",
+        "walltime",
+        "overrun",
+        "state",
+    ];
+    draw(output, &head, rows.collect())
+}
+
+/// A table of pilot jobs.
+pub fn pilots(items: &[PilotView], now: Timestamp, output: &Output) -> String {
+    let rows = items.iter().map(|p| {
+        vec![
+            Cell::from(&p.submit_key),
+            Cell::from(&p.site),
+            Cell::from(p.lrm_job_id.as_ref().map_or("-", |j| j.as_str())),
+            pilot_state(p.state),
+            Cell::from(span(now.since(p.created))),
+            Cell::from(p.reason.as_ref().map_or("", |r| r.text.as_str())),
+        ]
+    });
+    let head = ["pilot job", "site", "lrm job", "state", "age", "reason"];
+    draw(output, &head, rows.collect())
+}
+
+fn pilot_state(state: PilotState) -> Cell {
+    match state {
+        PilotState::Submitting => Cell::from("submitting"),
+        PilotState::Queued => Cell::from("queued"),
+        PilotState::Started => Cell::toned("started", Tone::Active),
+        PilotState::Active => Cell::toned("active", Tone::Active),
+        PilotState::Lost => Cell::toned("lost", Tone::Bad),
+        PilotState::Ended => Cell::toned("ended", Tone::Faint),
+    }
+}
+
+/// A table of slots.
+pub fn slots(items: &[SlotView], now: Timestamp, output: &Output) -> String {
+    let rows = items.iter().map(|s| {
+        let ended = s.state == PilotState::Ended;
+        let state = match (ended || s.state == PilotState::Lost, s.status.phase) {
+            (true, _) => pilot_state(s.state),
+            (false, PilotPhase::Open) => Cell::toned("open", Tone::Active),
+            (false, PilotPhase::Closing) => Cell::toned("closing", Tone::Warn),
+            (false, PilotPhase::Evicting) => Cell::toned("evicting", Tone::Warn),
+            (false, PilotPhase::Leaving) => Cell::toned("leaving", Tone::Warn),
+        };
+        let end = match ended || s.status.end <= now {
+            true => instant(s.status.end),
+            false => format!("in {}", span(s.status.end.since(now))),
+        };
+        let guests = match s.workspaces.as_slice() {
+            [] => "-".to_owned(),
+            ids => ids
+                .iter()
+                .map(|id| id.as_str())
+                .collect::<Vec<_>>()
+                .join(" "),
+        };
+        let u = &s.used;
+        let overrun = match u.overrun.is_zero() {
+            true => Cell::from("none"),
+            false => Cell::toned(u.overrun, Tone::Bad),
+        };
+        vec![
+            Cell::from(&s.submit_key),
+            Cell::from(&s.site),
+            Cell::from(&s.node),
+            state,
+            Cell::from(end),
+            Cell::from(format!("{} of {}", s.free.cores, s.resources.cores)),
+            Cell::from(format!(
+                "{} of {}",
+                mib(s.free.memory_mib),
+                mib(s.resources.memory_mib)
+            )),
+            Cell::from(guests),
+            Cell::from(u.boot),
+            Cell::from(span(u.run)),
+            Cell::from(u.suspend),
+            Cell::from(span(u.idle)),
+            overrun,
+        ]
+    });
+    let head = [
+        "slot",
+        "site",
+        "node",
+        "state",
+        "ends",
+        "free cores",
+        "free memory",
+        "guests",
+        "boot",
+        "run",
+        "suspend",
+        "idle",
+        "overrun",
+    ];
+    draw(output, &head, rows.collect())
+}
