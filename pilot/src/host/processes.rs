@@ -43,6 +43,7 @@ pub enum KillOutcome {
 struct Stat {
     start: u64,
     ended: bool,
+    stopped: bool,
 }
 
 fn stat(pid: i32) -> Option<Stat> {
@@ -54,6 +55,7 @@ fn stat(pid: i32) -> Option<Stat> {
         start: fields.get(19)?.parse().ok()?,
         // A dead first thread shows the process as dead while other threads live on.
         ended: matches!(fields.first(), Some(&("Z" | "X"))) && threads <= 1,
+        stopped: fields.first() == Some(&"T"),
     })
 }
 
@@ -75,6 +77,11 @@ impl ProcessId {
     /// True while it lives. One that has ended and waits for its parent's notice does not live.
     pub fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)
+    }
+
+    /// True while it is stopped, as by SIGSTOP.
+    pub fn is_stopped(self) -> bool {
+        self.is_alive() && stat(self.pid).is_some_and(|stat| stat.stopped)
     }
 
     /// Kills the process and waits until it has ended, at most for `limit`.

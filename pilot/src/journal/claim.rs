@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use protocol::ids::{Incarnation, StateId, SubmitKey};
 
@@ -15,8 +15,15 @@ use crate::host::processes::ProcessId;
 pub const JOURNAL_FILE: &str = "journal";
 /// Name of the slot file that the rendered job leaves in the scratch directory.
 pub const SLOT_FILE: &str = "slot.toml";
-/// Directory of the node entries in the node-state directory.
-pub const NODE_ENTRIES: &str = "workspace-pilot";
+/// The directory of this account's node entries. One per account, because several may share a
+/// node-state directory as they share `/tmp`.
+pub fn node_entries(node_state: &Path) -> PathBuf {
+    let uid = nix::unistd::geteuid();
+    node_state.join(format!("{NODE_ENTRIES_PREFIX}{uid}"))
+}
+
+/// What the name of every account's [`node_entries`] begins with; its user number follows.
+pub const NODE_ENTRIES_PREFIX: &str = "workspace-pilot-";
 
 /// What a pilot claims at its start.
 #[derive(Clone, Debug)]
@@ -92,9 +99,7 @@ fn holder(claim: &Claim) -> Result<Holder, JournalError> {
         uid: nix::unistd::geteuid().as_raw(),
         node: NodeIdentity::here().map_err(identity)?,
         store: real("store", claim.store)?,
-        node_entry: real("node-state directory", claim.node_state)?
-            .join(NODE_ENTRIES)
-            .join(name),
+        node_entry: node_entries(&real("node-state directory", claim.node_state)?).join(name),
         scratch,
     })
 }

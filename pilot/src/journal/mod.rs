@@ -2,7 +2,7 @@
 //! before it is created, so that [`crate::reclaim`] can undo it at any crash point.
 //!
 //! Owner: the pilot, through one [`Journal`]. Two files, made in this order:
-//! 1. `<node state>/workspace-pilot/<submit key>.<incarnation>.json`, the *node entry*: who holds
+//! 1. `<node state>/workspace-pilot-<uid>/<submit key>.<incarnation>.json`, the *node entry*: who holds
 //!    the slot and where its scratch directory is. Later pilots of the account find leftovers by it.
 //! 2. `<scratch>/journal`: JSON lines ([`Line`]); the first repeats the node entry.
 //!
@@ -23,7 +23,10 @@ use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use claim::{Claim, JOURNAL_FILE, NODE_ENTRIES, SLOT_FILE, default_node_state};
+pub(crate) use claim::check_bounds;
+pub use claim::{
+    Claim, JOURNAL_FILE, NODE_ENTRIES_PREFIX, SLOT_FILE, default_node_state, node_entries,
+};
 pub use line::{Holder, Line, Marker, NodeIdentity, VERSION, What};
 pub use read::{Damage, Open, Recorded, read, read_node_entry};
 
@@ -167,7 +170,7 @@ impl Journal {
     /// # Errors
     /// It lies where reclaim does not reach, or the journal can't be written: create nothing then.
     pub fn intend(&self, what: What) -> Result<Entry, JournalError> {
-        if let Err(rule) = claim::check_bounds(&self.shared.holder, &what) {
+        if let Err(rule) = check_bounds(&self.shared.holder, &what) {
             return Err(JournalError::OutOfBounds { what, rule });
         }
         let mut writer = self.writer();

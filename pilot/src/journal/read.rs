@@ -31,12 +31,27 @@ pub struct Damage {
 pub struct Recorded {
     /// Who wrote it.
     pub holder: Holder,
+    /// True when there is a journal: the directory that it is in is the slot's then.
+    pub began: bool,
     /// The warden, if one was started.
     pub warden: Option<ProcessId>,
     /// What may be there, latest first: the order in which it is to be undone.
     pub open: Vec<Open>,
     /// What can't be read.
     pub damage: Vec<Damage>,
+}
+
+impl Recorded {
+    /// What is known of a slot without a journal.
+    pub fn nothing(holder: Holder) -> Self {
+        Self {
+            holder,
+            began: false,
+            warden: None,
+            open: Vec::new(),
+            damage: Vec::new(),
+        }
+    }
 }
 
 /// Reads a journal. `None`: there is none, or its pilot died before the first line was whole, so
@@ -134,6 +149,7 @@ fn parse(text: &str) -> Result<Option<Recorded>, String> {
     }
     Ok(Some(Recorded {
         holder,
+        began: true,
         warden,
         open: open.into_values().rev().collect(),
         damage,

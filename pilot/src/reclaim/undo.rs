@@ -1,0 +1,166 @@
+//! The undoing itself, by one who has the right to.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use super::custody::Place;
+use super::files::{absent_is_fine, holds_nothing_of_others, remove_inside, remove_tree, unmount};
+use super::report::Report;
+use crate::host::processes::{KillOutcome, ProcessId, marked};
+use crate::journal::{
+    Holder, JOURNAL_FILE, NodeIdentity, Open, Recorded, SLOT_FILE, What, check_bounds,
+};
+
+/// A dying process may start another; after so many rounds something keeps on starting them.
+const ROUNDS: u32 = 20;
+
+/// Undoes what `recorded` says.
+pub(super) fn undo(recorded: &Recorded, limit: Duration) -> Report {
+    let holder = &recorded.holder;
+    let mut report = Report::of(holder);
+    kill_all(recorded, limit, &mut report);
+    for open in &recorded.open {
+        undo_entry(holder, open, &mut report);
+    }
+    for damage in &recorded.damage {
+        let what = format!("line {} of the journal", damage.line);
+        report.left(what, format!("it can't be read ({})", damage.why));
+    }
+    remove_scratch(holder, recorded.began, &mut report);
+    if report.is_clean() {
+        remove_entry(holder, &mut report);
+    }
+    report
+}
+
+/// Removes the directory of a job whose pilot died before it wrote anything.
+pub(super) fn remove_unclaimed(scratch: &Path) -> Report {
+    let mut report = Report::empty(scratch);
+    let what = format!("directory {}", scratch.display());
+    let emptied = [SLOT_FILE, JOURNAL_FILE]
+        .into_iter()
+        .try_for_each(|name| absent_is_fine(fs::remove_file(scratch.join(name))).map(drop));
+    report.note(
+        what,
+        emptied.and_then(|()| absent_is_fine(fs::remove_dir(scratch))),
+    );
+    report
+}
+
+/// Removes a node entry whose directory has become another slot's.
+pub(super) fn remove_stale_entry(holder: &Holder) -> Report {
+    let mut report = Report::of(holder);
+    remove_entry(holder, &mut report);
+    report
+}
+
+fn kill_all(recorded: &Recorded, limit: Duration, report: &mut Report) {
+    let prefix = format!("{}.", recorded.holder.slot);
+    let mut targets: BTreeSet<ProcessId> = marked(&prefix).into_iter().collect();
+    if Place::of(&recorded.holder.node) == Place::SameView {
+        targets.extend(recorded.open.iter().filter_map(|open| open.process));
+    }
+    let mut given_up = BTreeSet::new();
+    for _ in 0..ROUNDS {
+        if targets.is_empty() {
+            return;
+        }
+        for target in targets {
+            let what = format!("process {}{}", target.pid, name_of(target.pid));
+            match target.kill(limit) {
+                KillOutcome::WasGone => continue,
+                KillOutcome::Killed => {
+                    report.removed(what);
+                    continue;
+                }
+                KillOutcome::Stuck => report.left(what, "killed, but has not ended yet"),
+                KillOutcome::Refused(e) => report.left(what, e),
+            }
+            given_up.insert(target);
+        }
+        targets = marked(&prefix)
+            .into_iter()
+            .filter(|id| !given_up.contains(id))
+            .collect();
+    }
+    for target in targets {
+        let what = format!("process {}{}", target.pid, name_of(target.pid));
+        report.left(
+            what,
+            "others like it are started as fast as they are killed",
+        );
+    }
+}
+
+fn name_of(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .map(|name| format!(" ({})", name.trim()))
+        .unwrap_or_default()
+}
+
+fn undo_entry(holder: &Holder, open: &Open, report: &mut Report) {
+    let what = &open.what;
+    if let Err(rule) = check_bounds(holder, what) {
+        report.left(what, rule);
+        return;
+    }
+    let scratch = &holder.scratch;
+    match what {
+        What::Process { .. } => {}
+        What::Directory { path } | What::File { path } | What::Socket { path } => {
+            report.note(what, remove_inside(scratch, path));
+        }
+        What::StoreTmp { path } => report.note(what, remove_tree(path)),
+        What::Mount { path } => {
+            // A mount belongs to the boot that it was made in.
+            let there = NodeIdentity::here().is_ok_and(|here| here.boot == holder.node.boot);
+            if there {
+                report.note(what, unmount(path));
+            }
+        }
+    }
+}
+
+/// The whole directory, the journal last; with leftovers the journal stays, so that the next
+/// reclaim knows about them.
+fn remove_scratch(holder: &Holder, began: bool, report: &mut Report) {
+    let scratch = &holder.scratch;
+    let what = format!("scratch directory {}", scratch.display());
+    if !began && !holds_nothing_of_others(scratch) {
+        match fs::symlink_metadata(scratch) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Ok(_) | Err(_) => report.left(what, "it has no journal, and files that are not ours"),
+        }
+        return;
+    }
+    let entries = match fs::read_dir(scratch) {
+        Ok(entries) => entries,
+        Err(e) => return report.note(what, absent_is_fine(Err(e))),
+    };
+    for entry in entries.flatten() {
+        if entry.file_name() == JOURNAL_FILE {
+            continue;
+        }
+        if let Err(e) = remove_inside(scratch, &entry.path()) {
+            report.left(entry.path().display(), e);
+        }
+    }
+    if report.is_clean() {
+        let removed = absent_is_fine(fs::remove_file(scratch.join(JOURNAL_FILE)))
+            .and_then(|_| absent_is_fine(fs::remove_dir(scratch)));
+        report.note(what, removed);
+    }
+}
+
+fn remove_entry(holder: &Holder, report: &mut Report) {
+    let path = &holder.node_entry;
+    let what = format!("node entry {}", path.display());
+    report.note(what, absent_is_fine(fs::remove_file(path)));
+    // Others' entries may be in the directory; then it stays, and that is right.
+    if let Some(directory) = path.parent() {
+        let _ = fs::remove_dir(directory);
+    }
+}

@@ -1,0 +1,160 @@
+//! The warden's own side: `pilot warden`.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::prctl;
+use nix::sys::signal::SigSet;
+use nix::time::{ClockId, clock_gettime};
+use protocol::codes::exit;
+
+use super::{GOODBYE, READY};
+use crate::host::processes::{ProcessId, wait_readable};
+use crate::journal::{JOURNAL_FILE, read};
+use crate::reclaim::{Effort, ReclaimError, Report, reclaim};
+
+/// A warden that wakes up this long after the deadline was stopped itself, like the whole job;
+/// the slot's end may have moved with it.
+const OVERSLEPT: Duration = Duration::from_secs(2);
+/// How long a pilot that was stopped has to find out its new end and tell it.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long each process may take to die, and the pilot to be gone after its end of the socket.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Arguments of `pilot warden`.
+#[derive(Debug, clap::Args)]
+pub struct WardenArgs {
+    /// Scratch directory of the slot.
+    #[arg(long)]
+    slot: PathBuf,
+    /// Milliseconds until the pilot must have said goodbye.
+    #[arg(long)]
+    remaining_ms: u64,
+}
+
+/// Why the wait was over.
+#[derive(Debug, PartialEq, Eq)]
+enum Woken {
+    Goodbye,
+    PilotGone,
+    DeadlinePassed,
+}
+
+/// Is the warden: standard input is the socket to the pilot. Returns the exit code.
+pub fn run(args: &WardenArgs) -> i32 {
+    match guard(args) {
+        Ok(None) => exit::OK,
+        Ok(Some(report)) if report.is_clean() => {
+            tracing::warn!(
+                slot.scratch = %args.slot.display(),
+                removed = report.removed.len(),
+                "the pilot died; its slot is clean now"
+            );
+            exit::OK
+        }
+        Ok(Some(report)) => {
+            tracing::error!(%report, "the pilot died, and not all of its slot could be removed");
+            exit::LEFTOVERS
+        }
+        Err(e) => {
+            tracing::error!(
+                error = &*e,
+                slot.scratch = %args.slot.display(),
+                "the warden could not do its work"
+            );
+            exit::INTERNAL
+        }
+    }
+}
+
+fn guard(args: &WardenArgs) -> Result<Option<Report>, Box<dyn std::error::Error>> {
+    // Signals of the LRM are for the pilot; the warden ends by goodbye, deadline or SIGKILL.
+    SigSet::all().thread_block()?;
+    nix::unistd::setsid()?;
+    prctl::set_name(c"pilot-warden")?;
+    let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let pilot = read(&args.slot.join(JOURNAL_FILE))?.map(|recorded| recorded.holder.pilot);
+    // A pilot that has died already is noticed below.
+    let _ = writeln!(socket, "{READY}");
+    let mut watch = Watch {
+        socket,
+        heard: String::new(),
+        deadline: now().saturating_add(Duration::from_millis(args.remaining_ms)),
+    };
+    let force = match watch.wait(pilot) {
+        Woken::Goodbye => return Ok(None),
+        Woken::PilotGone => {
+            // Its files are closed a moment before it is dead to others.
+            if let Some(pilot) = pilot {
+                pilot.wait_gone(LIMIT);
+            }
+            false
+        }
+        Woken::DeadlinePassed => true,
+    };
+    let effort = Effort {
+        limit: LIMIT,
+        force,
+    };
+    match reclaim(&args.slot, effort) {
+        Ok(report) => Ok(Some(report)),
+        // It let go of its end without a word and lives: there is nothing to be done.
+        Err(ReclaimError::PilotAlive { .. }) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+struct Watch {
+    socket: UnixStream,
+    heard: String,
+    deadline: Duration,
+}
+
+impl Watch {
+    fn wait(&mut self, pilot: Option<ProcessId>) -> Woken {
+        loop {
+            let left = self.deadline.saturating_sub(now());
+            if wait_readable(&self.socket, left.min(Duration::from_secs(3600))) {
+                if let Some(woken) = self.listen() {
+                    return woken;
+                }
+            } else if now() >= self.deadline {
+                let stopped = pilot.is_some_and(ProcessId::is_stopped);
+                if !stopped && now().saturating_sub(self.deadline) < OVERSLEPT {
+                    return Woken::DeadlinePassed;
+                }
+                self.deadline = now().saturating_add(GRACE);
+            }
+        }
+    }
+
+    fn listen(&mut self) -> Option<Woken> {
+        let mut bytes = [0; 512];
+        let text = match self.socket.read(&mut bytes) {
+            Ok(0) => return Some(Woken::PilotGone),
+            Ok(n) => String::from_utf8_lossy(&bytes[..n]).into_owned(),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return None,
+            Err(_) => return Some(Woken::PilotGone),
+        };
+        self.heard.push_str(&text);
+        while let Some((line, rest)) = self.heard.split_once('\n') {
+            if line == GOODBYE {
+                return Some(Woken::Goodbye);
+            }
+            if let Some(Ok(ms)) = line.strip_prefix("remaining-ms ").map(str::parse) {
+                self.deadline = now().saturating_add(Duration::from_millis(ms));
+            }
+            self.heard = rest.to_owned();
+        }
+        None
+    }
+}
+
+/// Time since boot, sleep of the machine included. The warden is a process of its own, so this
+/// clock has nothing to do with the pilot's.
+fn now() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from)
+}
