@@ -74,14 +74,20 @@ impl Step {
             .args(arguments.iter().map(AsRef::as_ref))
             .current_dir(directory);
         command.env("CARGO_TERM_COLOR", "never");
-        // Set for this program by the cargo that started it; its children must not inherit them.
-        for name in [
-            "CARGO_MANIFEST_DIR",
-            "CARGO_PKG_NAME",
-            "CARGO_PKG_VERSION",
-            "RUST_RECURSION_COUNT",
-        ] {
-            command.env_remove(name);
+        // `cargo run` set these for this program; a child that sees them would build anew what it has.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if [
+                "CARGO_PKG_",
+                "CARGO_MANIFEST_",
+                "CARGO_BIN_",
+                "CARGO_CRATE_",
+            ]
+            .iter()
+            .any(|set| text.starts_with(set))
+            {
+                command.env_remove(&name);
+            }
         }
         let mut shown = program.display().to_string();
         for argument in arguments {

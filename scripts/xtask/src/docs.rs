@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::command::Log;
-use crate::nextest::{self, Filter};
+use crate::nextest::{self, Kind};
 use crate::parts::{Tally, verdict};
 use crate::workshop::Workshop;
 
@@ -30,7 +30,7 @@ pub fn run(workshop: &Workshop, log: &mut Log) -> Result<Tally> {
         &faults,
         &format!("{} documents: every link leads somewhere", pages.len()),
     );
-    Ok(own.and(nextest::run(workshop, log, Filter::Docs)?))
+    Ok(own.and(nextest::run(workshop, log, Kind::Docs)?))
 }
 
 fn pages(root: &Path) -> Result<Vec<PathBuf>> {

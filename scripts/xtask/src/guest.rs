@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::command::{Log, Step};
-use crate::nextest::{self, Filter};
+use crate::nextest::{self, Kind};
 use crate::parts::{Tally, minutes, verdict};
 use crate::workshop::Workshop;
 
@@ -66,7 +66,7 @@ pub fn build(workshop: &Workshop, log: &mut Log) -> Result<()> {
 pub fn run(workshop: &Workshop, log: &mut Log) -> Result<Tally> {
     build(workshop, log)?;
     let own = check(workshop, log)?;
-    Ok(own.and(nextest::run(workshop, log, Filter::Guest)?))
+    Ok(own.and(nextest::run(workshop, log, Kind::Guest)?))
 }
 
 fn check(workshop: &Workshop, log: &mut Log) -> Result<Tally> {

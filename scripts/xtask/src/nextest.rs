@@ -1,89 +1,132 @@
-//! Parts that are tests of the workspace. Each test belongs to exactly one part: a part takes what it
-//! claims and no earlier one has claimed; `unit` and `e2e` take the rest of their crates.
+//! Parts that are tests of the workspace. Each test program belongs to exactly one part, by its crate
+//! and name; so no test is left out and none runs twice.
 
-use anyhow::{Result, bail};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
 
 use crate::command::Log;
 use crate::guest;
 use crate::parts::{Tally, cargo, minutes};
 use crate::workshop::Workshop;
 
-/// Which tests.
+/// Which test programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
-    /// Whatever no other part takes.
+pub enum Kind {
+    /// Unit tests and all integration tests that no other part takes.
     Unit,
-    /// Test programs `api*` of the broker.
+    /// `api*` of the broker.
     Api,
-    /// Test programs `conformance*` of the adapters.
+    /// `conformance*` of the adapters.
     Conformance,
-    /// Test programs `simulation*`.
+    /// `simulation*`.
     Simulation,
-    /// Test programs with `qemu` or `guest` in their name: they boot real guests.
+    /// With `qemu` or `guest` in their name: they boot real guests.
     Guest,
-    /// Documents that are made from code.
+    /// `docs*`: documents that are made from code.
     Docs,
     /// The rest of the crate e2e.
     EndToEnd,
 }
 
-impl Filter {
-    const CLAIMS: [Self; 5] = [
-        Self::Guest,
-        Self::Simulation,
-        Self::Conformance,
-        Self::Api,
-        Self::Docs,
-    ];
-
-    /// What the part claims, as a filter expression of nextest.
-    fn claim(self) -> &'static str {
+impl Kind {
+    /// The profile of `.config/nextest.toml` that its tests run with.
+    fn profile(self) -> &'static str {
         match self {
-            Self::Guest => "(kind(test) & binary(/guest|qemu/))",
-            Self::Simulation => "(kind(test) & binary(/^simulation/))",
-            Self::Conformance => "(kind(test) & binary(/^conformance/))",
-            Self::Api => "(package(broker) & kind(test) & binary(/^api/))",
-            Self::Docs => "(kind(test) & binary(/^docs/))",
-            Self::EndToEnd => "package(e2e)",
-            Self::Unit => "all()",
+            Self::Guest => "guest",
+            Self::Unit
+            | Self::Api
+            | Self::Conformance
+            | Self::Simulation
+            | Self::Docs
+            | Self::EndToEnd => "default",
         }
     }
 
-    /// The part's tests: its claim less the earlier ones.
-    fn expression(self) -> String {
-        let mut earlier: Vec<Self> = Self::CLAIMS
-            .into_iter()
-            .take_while(|other| *other != self)
-            .collect();
-        if self == Self::Unit {
-            earlier.push(Self::EndToEnd);
+    /// The one kind that a test program is of.
+    fn of(program: &Program) -> Self {
+        let name = program.binary_name.as_str();
+        if program.kind != "test" {
+            Self::Unit
+        } else if name.contains("qemu") || name.contains("guest") {
+            Self::Guest
+        } else if name.starts_with("simulation") {
+            Self::Simulation
+        } else if name.starts_with("conformance") {
+            Self::Conformance
+        } else if name.starts_with("docs") {
+            Self::Docs
+        } else if name.starts_with("api") && program.is_of("broker") {
+            Self::Api
+        } else if program.is_of("e2e") {
+            Self::EndToEnd
+        } else {
+            Self::Unit
         }
-        let mut text = self.claim().to_owned();
-        for other in earlier {
-            text.push_str(" - ");
-            text.push_str(other.claim());
-        }
-        text
     }
 }
 
-/// Builds the programs, the guest and the tests, and runs what the filter takes.
-pub fn run(workshop: &Workshop, log: &mut Log, filter: Filter) -> Result<Tally> {
+/// What nextest says about all test programs.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Programs {
+    rust_binaries: BTreeMap<String, Program>,
+}
+
+/// A test program.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Program {
+    binary_id: String,
+    binary_name: String,
+    kind: String,
+}
+
+impl Program {
+    /// Whether it belongs to a crate: nextest's id is `CRATE` or `CRATE::PROGRAM`.
+    fn is_of(&self, krate: &str) -> bool {
+        self.binary_id.split("::").next() == Some(krate)
+    }
+}
+
+/// Builds the programs, the guest and the tests, and runs the tests of a kind.
+pub fn run(workshop: &Workshop, log: &mut Log, kind: Kind) -> Result<Tally> {
     guest::build(workshop, log)?;
     // The end-to-end tests start the programs themselves.
     cargo(
         &workshop.root,
         &["build", "--workspace", "--bins", "--locked"],
-        minutes(30),
+        minutes(40),
     )
     .run(log)?;
-    let expression = filter.expression();
+    cargo(
+        &workshop.root,
+        &["test", "--workspace", "--no-run", "--locked"],
+        minutes(40),
+    )
+    .run(log)?;
+    let programs = programs(&workshop.root)?;
+    let chosen: Vec<String> = programs
+        .rust_binaries
+        .values()
+        .filter(|program| Kind::of(program) == kind)
+        .map(|program| format!("binary_id(={})", program.binary_id))
+        .collect();
+    if chosen.is_empty() {
+        bail!("there is no test program of the kind {kind:?}");
+    }
+    let expression = chosen.join(" + ");
     let arguments = [
         "nextest",
         "run",
         "--workspace",
         "--locked",
         "--no-fail-fast",
+        "--profile",
+        kind.profile(),
         "-E",
         &expression,
     ];
@@ -92,11 +135,34 @@ pub fn run(workshop: &Workshop, log: &mut Log, filter: Filter) -> Result<Tally> 
         .env("WP_REQUIRE_GUEST", "1")
         .outcome(log)?;
     match lines.iter().rev().find_map(|line| summary(line)) {
-        Some(tally) if tally.passed + tally.failed == 0 => bail!("no test matches `{expression}`"),
+        Some(tally) if tally.passed + tally.failed == 0 => bail!("no test in `{expression}`"),
         Some(tally) if status.success() == (tally.failed == 0) => Ok(tally),
         Some(tally) => bail!("nextest ended with {status}, but says {tally:?}"),
         None => bail!("nextest ended with {status} before it ran a test"),
     }
+}
+
+fn programs(root: &Path) -> Result<Programs> {
+    let arguments = [
+        "list",
+        "--workspace",
+        "--locked",
+        "--list-type",
+        "binaries-only",
+    ];
+    let output = Command::new("cargo")
+        .arg("nextest")
+        .args(arguments)
+        .args(["--message-format", "json", "--cargo-quiet"])
+        .current_dir(root)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("failed to run cargo nextest list")?;
+    if !output.status.success() {
+        bail!("cargo nextest list ended with {}", output.status);
+    }
+    serde_json::from_slice(&output.stdout)
+        .context("failed to read cargo nextest's list of programs")
 }
 
 /// Reads `Summary [   1.2s] 12 tests run: 10 passed (1 slow), 1 failed, 1 timed out, 3 skipped`.
@@ -160,22 +226,53 @@ mod tests {
     }
 
     #[test]
-    fn a_part_leaves_out_what_an_earlier_one_claims() {
-        assert_eq!(Filter::Guest.expression(), Filter::Guest.claim());
-        let unit = Filter::Unit.expression();
-        assert!(
-            Filter::CLAIMS
-                .iter()
-                .all(|claim| unit.contains(claim.claim())),
-            "{unit}"
-        );
-        assert!(unit.contains(Filter::EndToEnd.claim()), "{unit}");
-        let end_to_end = Filter::EndToEnd.expression();
-        assert!(
-            Filter::CLAIMS
-                .iter()
-                .all(|claim| end_to_end.contains(claim.claim())),
-            "{end_to_end}"
-        );
+    fn a_program_s_crate_and_name_decide() {
+        let cases = [
+            ("broker", "broker", "lib", Kind::Unit),
+            ("pilot-core", "pilot_core", "lib", Kind::Unit),
+            (
+                "pilot::reclaim_journal",
+                "reclaim_journal",
+                "test",
+                Kind::Unit,
+            ),
+            (
+                "pilot::hypervisor_qemu",
+                "hypervisor_qemu",
+                "test",
+                Kind::Guest,
+            ),
+            (
+                "e2e::guest_outlives_slot",
+                "guest_outlives_slot",
+                "test",
+                Kind::Guest,
+            ),
+            ("e2e::simulation", "simulation", "test", Kind::Simulation),
+            ("e2e::restart", "restart", "test", Kind::EndToEnd),
+            ("e2e", "e2e", "lib", Kind::Unit),
+            (
+                "broker::api_workspaces",
+                "api_workspaces",
+                "test",
+                Kind::Api,
+            ),
+            (
+                "lrm-adapters::conformance_sim",
+                "conformance_sim",
+                "test",
+                Kind::Conformance,
+            ),
+            ("pilot-submit::docs", "docs", "test", Kind::Docs),
+            ("xtask::bin/xtask", "xtask", "bin", Kind::Unit),
+        ];
+        for (id, name, kind, expected) in cases {
+            let program = Program {
+                binary_id: id.to_owned(),
+                binary_name: name.to_owned(),
+                kind: kind.to_owned(),
+            };
+            assert_eq!(Kind::of(&program), expected, "{id}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::command::{Log, Step};
-use crate::nextest::Filter;
+use crate::nextest::Kind;
 use crate::workshop::Workshop;
 use crate::{docs, graph, guest, licences, nextest, shell};
 
@@ -75,7 +75,7 @@ pub const PARTS: &[Part] = &[
     Part {
         name: "unit",
         what: "unit, property and model tests of all crates",
-        run: |w, log| nextest::run(w, log, Filter::Unit),
+        run: |w, log| nextest::run(w, log, Kind::Unit),
     },
     Part {
         name: "docs",
@@ -85,17 +85,17 @@ pub const PARTS: &[Part] = &[
     Part {
         name: "api",
         what: "the broker's HTTP API on the real router and a fresh database",
-        run: |w, log| nextest::run(w, log, Filter::Api),
+        run: |w, log| nextest::run(w, log, Kind::Api),
     },
     Part {
         name: "conformance",
         what: "the adapters' contract, on the simulated LRM",
-        run: |w, log| nextest::run(w, log, Filter::Conformance),
+        run: |w, log| nextest::run(w, log, Kind::Conformance),
     },
     Part {
         name: "simulation",
         what: "the whole system on a virtual clock, seeded faults",
-        run: |w, log| nextest::run(w, log, Filter::Simulation),
+        run: |w, log| nextest::run(w, log, Kind::Simulation),
     },
     Part {
         name: "guest",
@@ -105,7 +105,7 @@ pub const PARTS: &[Part] = &[
     Part {
         name: "e2e",
         what: "real broker, simulated LRM, real pilots, SIGKILL at any moment",
-        run: |w, log| nextest::run(w, log, Filter::EndToEnd),
+        run: |w, log| nextest::run(w, log, Kind::EndToEnd),
     },
     Part {
         name: "static",
@@ -155,7 +155,12 @@ pub fn cargo(root: &Path, arguments: &[&str], limit: Duration) -> Step {
 }
 
 fn fmt(workshop: &Workshop, log: &mut Log) -> Result<Tally> {
-    cargo(&workshop.root, &["fmt", "--all", "--check", "--", "--color", "never"], minutes(2)).run(log)?;
+    cargo(
+        &workshop.root,
+        &["fmt", "--all", "--check", "--", "--color", "never"],
+        minutes(2),
+    )
+    .run(log)?;
     Ok(Tally::ONE)
 }
 
