@@ -3,6 +3,7 @@
 //!
 //! * [`harness`] starts and stops a whole installation in a directory of its own and looks at
 //!   the node for leftovers.
-//! * `simulation` runs both cores and the model of the LRM in one thread.
+//! * [`simulation`] runs both cores and the model of the LRM in one thread.
 
 pub mod harness;
+pub mod simulation;

@@ -45,10 +45,19 @@ impl Snapshot {
         let mut found = BTreeSet::new();
         processes(place, &mut found);
         paths(place, &mut found);
-        for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
-            found.insert(Found::Interface(entry.file_name().to_string_lossy().into_owned()));
+        for entry in fs::read_dir("/sys/class/net")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            found.insert(Found::Interface(
+                entry.file_name().to_string_lossy().into_owned(),
+            ));
         }
-        for line in fs::read_to_string("/proc/self/mounts").unwrap_or_default().lines() {
+        for line in fs::read_to_string("/proc/self/mounts")
+            .unwrap_or_default()
+            .lines()
+        {
             found.extend(line.split(' ').nth(1).map(|m| Found::Mount(m.to_owned())));
         }
         Self(found)
@@ -65,15 +74,23 @@ fn processes(place: &Path, found: &mut BTreeSet<Found>) {
     let me = std::process::id().to_string();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else {
+            continue;
+        };
         if name.to_str() == Some(&me) {
             continue;
         }
         let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
         let command = read("cmdline");
         let cwd = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-        if contains(&command, needle) || contains(&read("environ"), needle) || cwd.starts_with(place) {
-            let command = String::from_utf8_lossy(&command).replace('\0', " ").trim().to_owned();
+        if contains(&command, needle)
+            || contains(&read("environ"), needle)
+            || cwd.starts_with(place)
+        {
+            let command = String::from_utf8_lossy(&command)
+                .replace('\0', " ")
+                .trim()
+                .to_owned();
             if !command.is_empty() {
                 found.insert(Found::Process { pid, command });
             }

@@ -37,7 +37,12 @@ impl Program {
             .spawn()
             .with_context(|| format!("failed to start {}", binary.display()))?;
         let pid = Pid::from_raw(i32::try_from(child.id().context("the child has no pid")?)?);
-        Ok(Self { name: name.to_owned(), child, pid, log: log.to_owned() })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            pid,
+            log: log.to_owned(),
+        })
     }
 
     /// The process id.
@@ -58,7 +63,10 @@ impl Program {
     /// # Errors
     /// It can't be waited for.
     pub async fn kill(&mut self) -> Result<()> {
-        self.child.kill().await.with_context(|| format!("failed to kill {}", self.name))
+        self.child
+            .kill()
+            .await
+            .with_context(|| format!("failed to kill {}", self.name))
     }
 
     /// Asks it to end and waits.
@@ -72,7 +80,13 @@ impl Program {
         self.signal(Signal::SIGTERM)?;
         tokio::time::timeout(super::wait::PATIENCE, self.child.wait())
             .await
-            .with_context(|| format!("{} did not end after SIGTERM; log: {}", self.name, self.log.display()))?
+            .with_context(|| {
+                format!(
+                    "{} did not end after SIGTERM; log: {}",
+                    self.name,
+                    self.log.display()
+                )
+            })?
             .with_context(|| format!("failed to wait for {}", self.name))
     }
 

@@ -26,7 +26,9 @@ where
         }
         if tokio::time::Instant::now() >= deadline {
             match last_error {
-                Some(e) => bail!("gave up waiting for {what} after {patience:?}; last error: {e:#}"),
+                Some(e) => {
+                    bail!("gave up waiting for {what} after {patience:?}; last error: {e:#}")
+                }
                 None => bail!("gave up waiting for {what} after {patience:?}"),
             }
         }

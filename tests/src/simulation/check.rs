@@ -1,0 +1,180 @@
+//! The promises, checked against what is really there.
+
+use std::collections::BTreeMap;
+
+use broker_core::Changes;
+use lrm_adapters::sim::model::{JobPhase, RunNumber};
+use lrm_adapters::sim::profiles::Cause;
+use pilot_core::guest::LeaseKey;
+use protocol::workspace::WorkspaceState;
+
+use super::options::Violation;
+use super::truth::{PilotNumber, SavedState};
+use super::world::World;
+
+type Checked = Result<(), Box<Violation>>;
+
+impl World {
+    /// Promise 2: a guest never runs twice at once.
+    pub(super) fn check_alone(&self, pilot: PilotNumber, lease: &LeaseKey, count: u32) -> Checked {
+        if count == 1 {
+            return Ok(());
+        }
+        let others: Vec<String> = self
+            .truth
+            .guests
+            .keys()
+            .filter(|(_, l)| l.workspace == lease.workspace)
+            .map(|(p, l)| format!("{l} in pilot {p}"))
+            .collect();
+        let what = format!(
+            "{count} guests of one workspace: pilot {pilot} starts {lease}; there are {}",
+            others.join(" and ")
+        );
+        let mut about = vec![lease.workspace.to_string()];
+        about.extend(
+            self.truth
+                .guests
+                .keys()
+                .filter(|(_, l)| l.workspace == lease.workspace)
+                .map(|(p, _)| format!("pilot {p} ")),
+        );
+        Err(self.violation(&what, &about))
+    }
+
+    /// Promises 3 and 8: nothing leaves a final state, every final state has a reason, the
+    /// site's caps hold; and generations only rise.
+    pub(super) fn check_changes(&self, changes: &Changes) -> Checked {
+        let before: BTreeMap<_, _> = self.broker.workspaces().collect();
+        for (id, new) in &changes.workspaces {
+            let about = [id.to_string()];
+            if new.state.is_final() && new.reason.as_ref().is_none_or(|r| r.text.is_empty()) {
+                return Err(
+                    self.violation(&format!("{id} is {} without a reason", new.state), &about)
+                );
+            }
+            let Some(old) = before.get(id) else { continue };
+            if old.state.is_final() && old.state != new.state {
+                let what = format!("{id} left {} for {}", old.state, new.state);
+                return Err(self.violation(&what, &about));
+            }
+            if new.generation < old.generation {
+                return Err(self.violation(
+                    &format!("{id} went back to generation {}", new.generation),
+                    &about,
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Promise 8: never more pilot jobs at a site than its caps allow.
+    pub(super) fn check_site(&self, site: usize) -> Checked {
+        let Some(site) = self.sites.get(site) else {
+            return Ok(());
+        };
+        let live = site
+            .model
+            .jobs()
+            .filter(|j| j.request.key.is_some() && !matches!(j.phase, JobPhase::Over { .. }))
+            .count();
+        let cap = site.config.max_queued + site.config.max_running;
+        if live > usize::try_from(cap).unwrap_or(usize::MAX) {
+            return Err(self.violation(
+                &format!(
+                    "{live} pilot jobs at {}, the caps allow {cap}",
+                    site.config.name
+                ),
+                &[],
+            ));
+        }
+        Ok(())
+    }
+
+    /// Promises 1 and 7: a pilot that is told in time is gone before the LRM's SIGKILL.
+    pub(super) fn check_killed_in_time(
+        &self,
+        site: usize,
+        run: RunNumber,
+        pilot: PilotNumber,
+    ) -> Checked {
+        let cause = self.sites[site]
+            .model
+            .runs()
+            .find(|(n, _)| *n == run)
+            .and_then(|(_, r)| r.cause());
+        let promised = match cause {
+            Some(Cause::Walltime | Cause::Cancel | Cause::Preempt | Cause::Requeue) => true,
+            Some(Cause::NodeDown | Cause::NodeLost | Cause::Drain) | None => false,
+        };
+        if promised {
+            let what = format!("pilot {pilot} was still there at the LRM's SIGKILL ({cause:?})");
+            return Err(self.violation(
+                &what,
+                &[format!("pilot {pilot} "), format!("pilot {pilot}:")],
+            ));
+        }
+        Ok(())
+    }
+
+    /// Promise 1: a pilot leaves no guest behind.
+    pub(super) fn check_left(&self, pilot: PilotNumber) -> Checked {
+        let left = self.truth.guests_of(pilot);
+        if let Some(lease) = left.first() {
+            let about = [format!("pilot {pilot} "), lease.workspace.to_string()];
+            return Err(self.violation(&format!("pilot {pilot} leaves {lease} behind"), &about));
+        }
+        Ok(())
+    }
+
+    /// A lease is over only when its guest is gone.
+    pub(super) fn check_released(&self, pilot: PilotNumber, lease: &LeaseKey) -> Checked {
+        if self.truth.guests.contains_key(&(pilot, lease.clone())) {
+            let what = format!("pilot {pilot} calls {lease} over while its guest is there");
+            return Err(self.violation(&what, &[lease.workspace.to_string()]));
+        }
+        Ok(())
+    }
+
+    /// Promise 4: a state says no more run time than its guest had.
+    pub(super) fn check_saved(
+        &self,
+        pilot: PilotNumber,
+        lease: &LeaseKey,
+        saved: &SavedState,
+    ) -> Checked {
+        let Some(guest) = self.truth.guests.get(&(pilot, lease.clone())) else {
+            return Ok(());
+        };
+        let really = guest.ran_at(self.now);
+        let off = really.minus(saved.run).as_millis() + saved.run.minus(really).as_millis();
+        if off > 2000 {
+            let what = format!(
+                "the state of {lease} says {} of run time, the guest had {really}",
+                saved.run
+            );
+            return Err(self.violation(&what, &[lease.workspace.to_string()]));
+        }
+        Ok(())
+    }
+
+    /// At the end: every accepted request is there and final, and no guest is anywhere.
+    pub(super) fn check_end(&mut self) -> Checked {
+        for id in &self.users.accepted {
+            let Some(state) = self.broker.state_of(id) else {
+                return Err(
+                    self.violation(&format!("{id} was accepted and is lost"), &[id.to_string()])
+                );
+            };
+            match state {
+                WorkspaceState::Done => self.summary.done += 1,
+                WorkspaceState::Cancelled => self.summary.cancelled += 1,
+                WorkspaceState::Failed => self.summary.failed += 1,
+                _ => {
+                    return Err(self.violation(&format!("{id} ends as {state}"), &[id.to_string()]));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,29 @@
+//! The whole system in one thread on a virtual clock: the broker's core, the pilots' cores and
+//! the model of the LRM, with seeded faults; the promises are checked at every step.
+//!
+//! Owner: [`World`], which holds all machines and the one queue of things to come. A machine's
+//! effects become things to come for others, after a drawn delay, or get lost. What is *really*
+//! on nodes and in stores is kept in [`truth::Truth`]; the promises are checked against that,
+//! not against what the machines believe.
+
+mod broker_side;
+mod chance;
+mod check;
+mod lrm_side;
+mod options;
+mod pilot_side;
+mod story;
+mod truth;
+mod users;
+mod world;
+
+pub use options::{Options, Summary, Violation};
+pub use world::World;
+
+/// Runs one simulation to its end.
+///
+/// # Errors
+/// A promise was broken, or something is stuck.
+pub fn run(options: Options) -> Result<Summary, Box<Violation>> {
+    World::new(options).run()
+}

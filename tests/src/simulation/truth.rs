@@ -1,0 +1,79 @@
+//! What is really there, whatever the machines believe: guests on nodes and states in stores.
+//! The promises are checked against this.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pilot_core::guest::LeaseKey;
+use protocol::ids::{StateId, WorkspaceId};
+use protocol::time::{Span, Timestamp};
+
+/// Which pilot process.
+pub type PilotNumber = usize;
+
+/// A guest that exists on a node.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// Guest-running time before `since`.
+    pub ran: Span,
+    /// Executes since then; none while it stands still.
+    pub since: Option<Timestamp>,
+    /// Changes whenever it starts or stops executing, so that plans for it can be dropped.
+    pub turn: u64,
+}
+
+impl Guest {
+    /// Guest-running time now.
+    pub fn ran_at(&self, now: Timestamp) -> Span {
+        self.ran + self.since.map_or(Span::ZERO, |s| now.since(s))
+    }
+}
+
+/// A state in a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedState {
+    /// Guest-running time that it contains.
+    pub run: Span,
+    /// The hash of its manifest.
+    pub manifest: String,
+}
+
+/// All that is really there.
+#[derive(Debug, Default)]
+pub struct Truth {
+    /// Guests by pilot and lease.
+    pub guests: BTreeMap<(PilotNumber, LeaseKey), Guest>,
+    /// States by site number and id.
+    pub states: BTreeMap<(usize, StateId), SavedState>,
+    /// States that a pilot deleted when it was told to.
+    pub discarded: BTreeSet<StateId>,
+    alive: BTreeMap<WorkspaceId, u32>,
+}
+
+impl Truth {
+    /// A hypervisor has started. Says how many guests of this workspace exist now.
+    pub fn guest_appears(&mut self, pilot: PilotNumber, lease: LeaseKey, guest: Guest) -> u32 {
+        let count = self.alive.entry(lease.workspace.clone()).or_default();
+        if self.guests.insert((pilot, lease), guest).is_none() {
+            *count += 1;
+        }
+        *count
+    }
+
+    /// A hypervisor is gone.
+    pub fn guest_goes(&mut self, pilot: PilotNumber, lease: &LeaseKey) -> Option<Guest> {
+        let gone = self.guests.remove(&(pilot, lease.clone()))?;
+        if let Some(count) = self.alive.get_mut(&lease.workspace) {
+            *count -= 1;
+        }
+        Some(gone)
+    }
+
+    /// All guests of a pilot.
+    pub fn guests_of(&self, pilot: PilotNumber) -> Vec<LeaseKey> {
+        self.guests
+            .keys()
+            .filter(|(p, _)| *p == pilot)
+            .map(|(_, lease)| lease.clone())
+            .collect()
+    }
+}

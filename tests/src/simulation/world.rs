@@ -1,0 +1,231 @@
+//! The world: all machines, and the one queue of things to come.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use pilot_core::agent;
+use pilot_core::guest::LeaseKey;
+use protocol::ids::{SubmitKey, WorkspaceId};
+use protocol::lrm::PilotJob;
+use protocol::time::{Span, Timestamp};
+
+use super::broker_side::BrokerSide;
+use super::chance::Chance;
+use super::lrm_side::Site;
+use super::options::{Options, Summary, Violation};
+use super::pilot_side::{Pilot, Wire};
+use super::story::Story;
+use super::truth::{PilotNumber, Truth};
+use super::users::Users;
+
+/// When the simulation begins.
+const BEGIN: Timestamp = Timestamp::from_secs(1_800_000_000);
+/// If requests are open after so long, something is stuck.
+const PATIENCE: Span = Span::from_mins(60 * 24 * 60);
+
+/// Something to come.
+#[derive(Clone, Debug)]
+pub enum Coming {
+    /// A user does something.
+    User,
+    /// Something reaches the broker.
+    Broker(Box<broker_core::Event>, Sender),
+    /// The broker's tick.
+    BrokerTick,
+    /// A held sync is to be looked at again.
+    Poll(SubmitKey),
+    /// The broker comes back.
+    BrokerStarts,
+    /// Something reaches a pilot process.
+    Pilot(PilotNumber, Box<agent::Event>),
+    /// A pilot's tick.
+    PilotTick(PilotNumber),
+    /// The outcome of a pilot's work on a guest; `turn` tells whether it still counts.
+    Guest(PilotNumber, LeaseKey, GuestWork, u64),
+    /// A pilot process dies by a fault.
+    PilotDies(PilotNumber),
+    /// A site's batch system: something happens there.
+    Lrm(usize, Box<lrm_adapters::sim::model::Event>),
+    /// The broker's command reaches a site's batch system.
+    Command(usize, Command),
+    /// The broker asks a site for its listing.
+    Observe(usize),
+    /// The site's own life: jobs, drains, failing nodes.
+    SiteLife(usize),
+}
+
+/// Who waits for the broker's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// Nobody.
+    Nobody,
+    /// A user who submits the request with this number.
+    User(u32),
+    /// A pilot.
+    Pilot(PilotNumber, Wire),
+}
+
+/// Work on a guest that takes time.
+#[derive(Clone, Debug)]
+pub enum GuestWork {
+    /// It boots or loads.
+    Start,
+    /// It is written to the store.
+    Suspend(Box<SuspendWork>),
+    /// It switches itself off.
+    PowerOff,
+    /// It dies by itself.
+    Crash,
+}
+
+/// A suspend under way.
+#[derive(Clone, Debug)]
+pub struct SuspendWork {
+    /// Name of the state.
+    pub state: protocol::ids::StateId,
+    /// Run time in it.
+    pub run: Span,
+    /// Bytes.
+    pub bytes: u64,
+    /// How long it takes.
+    pub took: Span,
+    /// It will fail, with the guest alive.
+    pub fails: bool,
+}
+
+/// A command of the broker to a batch system.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Submit.
+    Submit(Box<PilotJob>),
+    /// Look up.
+    LookUp(SubmitKey),
+    /// Cancel.
+    Cancel(SubmitKey, protocol::ids::LrmJobId),
+}
+
+/// All of it.
+pub struct World {
+    pub(super) options: Options,
+    pub(super) now: Timestamp,
+    pub(super) chance: Chance,
+    pub(super) story: Story,
+    pub(super) summary: Summary,
+    pub(super) truth: Truth,
+    pub(super) broker: BrokerSide,
+    pub(super) sites: Vec<Site>,
+    pub(super) pilots: Vec<Pilot>,
+    pub(super) users: Users,
+    /// How long each workspace really needs, by its guest's own program.
+    pub(super) work: BTreeMap<WorkspaceId, Span>,
+    queue: BinaryHeap<Reverse<(Timestamp, u64)>>,
+    coming: BTreeMap<u64, Coming>,
+    next: u64,
+}
+
+impl World {
+    /// A world in which nothing has happened.
+    pub fn new(options: Options) -> Self {
+        let mut chance = Chance::new(options.seed);
+        let sites = Site::draw(&mut chance, &options);
+        let broker = BrokerSide::new(&sites);
+        let mut world = Self {
+            options,
+            now: BEGIN,
+            chance,
+            story: Story::default(),
+            summary: Summary::default(),
+            truth: Truth::default(),
+            broker,
+            users: Users::default(),
+            sites,
+            pilots: Vec::new(),
+            work: BTreeMap::new(),
+            queue: BinaryHeap::new(),
+            coming: BTreeMap::new(),
+            next: 0,
+        };
+        world.plan(Span::ZERO, Coming::BrokerStarts);
+        world.plan(Span::from_millis(1), Coming::User);
+        for site in 0..world.sites.len() {
+            world.plan(Span::from_secs(7), Coming::Observe(site));
+            world.plan(Span::from_secs(60), Coming::SiteLife(site));
+        }
+        world
+    }
+
+    /// Lets it run until all requests have ended and enough slots were given.
+    ///
+    /// # Errors
+    /// A promise was broken.
+    pub fn run(mut self) -> Result<Summary, Box<Violation>> {
+        while !self.is_over() {
+            let Some(Reverse((at, number))) = self.queue.pop() else {
+                return Err(self.violation("nothing is to come, and requests are open", &[]));
+            };
+            let Some(coming) = self.coming.remove(&number) else {
+                continue;
+            };
+            self.now = self.now.max(at);
+            if self.now.since(BEGIN) > PATIENCE {
+                let open = self.open_requests();
+                return Err(self.violation(
+                    &format!("stuck after {PATIENCE}: {}", open.join(", ")),
+                    &open[..1.min(open.len())],
+                ));
+            }
+            self.summary.steps += 1;
+            self.happen(coming)?;
+        }
+        self.check_end()?;
+        self.summary.virtual_s = self.now.since(BEGIN).as_millis() / 1000;
+        Ok(self.summary)
+    }
+
+    fn happen(&mut self, coming: Coming) -> Result<(), Box<Violation>> {
+        match coming {
+            Coming::User => self.user_acts(),
+            Coming::Broker(event, sender) => self.broker_hears(*event, sender),
+            Coming::BrokerTick => self.broker_ticks(),
+            Coming::Poll(key) => self.broker_polls(&key),
+            Coming::BrokerStarts => self.broker_starts(),
+            Coming::Pilot(pilot, event) => self.pilot_hears(pilot, *event),
+            Coming::PilotTick(pilot) => self.pilot_ticks(pilot),
+            Coming::Guest(pilot, lease, work, turn) => {
+                self.guest_work_ends(pilot, &lease, work, turn)
+            }
+            Coming::PilotDies(pilot) => self.pilot_dies(pilot, "a fault"),
+            Coming::Lrm(site, event) => self.lrm_hears(site, *event),
+            Coming::Command(site, command) => self.lrm_commanded(site, command),
+            Coming::Observe(site) => self.lrm_observed(site),
+            Coming::SiteLife(site) => self.site_lives(site),
+        }
+    }
+
+    /// Puts something in the queue.
+    pub(super) fn plan(&mut self, after: Span, coming: Coming) {
+        let number = self.next;
+        self.next += 1;
+        self.queue.push(Reverse((self.now + after, number)));
+        self.coming.insert(number, coming);
+    }
+
+    /// Adds to the story.
+    pub(super) fn tell(&mut self, line: impl FnOnce() -> String) {
+        self.story.tell(self.now, line());
+    }
+
+    /// True `per_mille` times in a thousand, scaled by the options' faults.
+    pub(super) fn fault(&mut self, per_mille: u64) -> bool {
+        self.options.faults > 0 && self.chance.happens(per_mille * self.options.faults / 100)
+    }
+
+    /// A broken promise, with the story of what it is about.
+    pub(super) fn violation(&self, what: &str, about: &[String]) -> Box<Violation> {
+        Box::new(Violation {
+            what: format!("at {}: {what}", self.now),
+            replay: self.options.replay(),
+            story: self.story.about(about, 120),
+        })
+    }
+}
