@@ -19,12 +19,17 @@ pub fn page(command: Command) -> String {
         "<!-- Made from the command line's definition; change it there, then run `cargo xtask docs`. -->\n# {}\n",
         command.get_name()
     );
-    section(&mut text, &mut command);
+    section(&mut text, &mut command, true);
     text
 }
 
-fn section(text: &mut String, command: &mut Command) {
+/// The options of every command stand in the first section only.
+fn section(text: &mut String, command: &mut Command, first: bool) {
     let help = command.render_long_help().to_string();
+    let help = match help.split_once("\nGlobal options:\n") {
+        Some((own, _)) if !first => own,
+        _ => &help,
+    };
     let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
     text.push_str(&format!(
         "\n```text\n{}\n```\n",
@@ -39,6 +44,6 @@ fn section(text: &mut String, command: &mut Command) {
             continue;
         }
         text.push_str(&format!("\n## {name} {}\n", sub.get_name()));
-        section(text, sub);
+        section(text, sub, false);
     }
 }

@@ -172,7 +172,8 @@ impl Transport {
 
     async fn once(&self, call: &Call) -> Result<Answer, ClientError> {
         let mut url = self.base.clone();
-        url.set_path(&format!("{}{}", self.base.path(), call.path));
+        let prefix = self.base.path().trim_end_matches('/');
+        url.set_path(&format!("{prefix}{}", call.path));
         let mut request = self
             .http
             .request(call.method.clone(), url)
@@ -230,15 +231,15 @@ impl Transport {
     }
 }
 
-/// Checks the address of a broker. The path, if any, is kept without its last slash.
+/// Checks the address of a broker.
 fn address(text: &str) -> Result<Url, SetupError> {
     let refuse = |why: &str| SetupError::Address {
         url: text.to_owned(),
         why: why.to_owned(),
     };
-    let mut url = Url::parse(text)
-        .map_err(|_| refuse("write it in full, as in `https://broker.example.org:8443`"))?;
-    let host = url.host_str().ok_or_else(|| refuse("it has no host"))?;
+    let in_full = || refuse("write it in full, as in `https://broker.example.org:8443`");
+    let url = Url::parse(text).map_err(|_| in_full())?;
+    let host = url.host_str().ok_or_else(in_full)?;
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let local = host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     match url.scheme() {
@@ -257,8 +258,6 @@ fn address(text: &str) -> Result<Url, SetupError> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err(refuse("it must end after the host, port or path"));
     }
-    let path = url.path().trim_end_matches('/').to_owned();
-    url.set_path(&path);
     Ok(url)
 }
 

@@ -69,6 +69,10 @@ pub struct Cell {
 
 impl Cell {
     /// A cell in a tone.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "cells are made of values and references alike"
+    )]
     pub fn toned<T: ToString>(text: T, tone: Tone) -> Self {
         Self {
             text: words::printable(&text.to_string()).replace('\n', " "),
