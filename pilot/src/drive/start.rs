@@ -1,0 +1,222 @@
+//! From the slot file to the agent's first step: sweep, claim, guard, set up.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pilot_core::agent::{Agent, Event};
+use pilot_core::settings::Settings;
+use protocol::ids::PilotBoot;
+use protocol::slot_file::{HypervisorKind, SlotFile};
+use protocol::time::Span;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::RunError;
+use crate::broker_client::{BrokerClient, chain};
+use crate::clock;
+use crate::effects::{Effects, Tools};
+use crate::exec_guest::Trampoline;
+use crate::host;
+use crate::hypervisor::{Hypervisor, Setup};
+use crate::journal::{Claim, Journal, What, default_node_state};
+use crate::reclaim::{self, Effort, Swept};
+use crate::warden::Warden;
+
+/// How often the probe is asked when the slot file does not say.
+const PROBE_EVERY: Span = Span::from_secs(30);
+/// How long undoing one leftover of a predecessor may take, per process.
+const SWEEP_LIMIT: Duration = Duration::from_secs(5);
+/// How long the warden may take to be ready.
+const WARDEN_LIMIT: Duration = Duration::from_secs(5);
+/// Memory of QEMU itself beside its guest's, MiB: measured 93 with software emulation.
+const QEMU_OVERHEAD_MIB: u64 = 96;
+
+/// Where the slot's things are.
+#[derive(Debug)]
+pub(super) struct Paths {
+    scratch: PathBuf,
+    store: PathBuf,
+    node_state: PathBuf,
+}
+
+impl Paths {
+    pub(super) fn of(slot: &SlotFile) -> Self {
+        let scratch = slot.paths.scratch.clone();
+        let node_state = slot.paths.node_state.clone();
+        Self {
+            node_state: node_state.unwrap_or_else(|| default_node_state(&scratch).to_owned()),
+            store: slot.paths.store.clone(),
+            scratch,
+        }
+    }
+}
+
+/// All that the loop needs.
+pub(super) struct Started {
+    pub(super) agent: Agent,
+    pub(super) effects: Effects,
+    pub(super) warden: Warden,
+}
+
+pub(super) fn read_slot_file(path: &Path) -> Result<SlotFile, RunError> {
+    let text = fs::read_to_string(path).map_err(|source| RunError::ReadSlotFile {
+        path: path.to_owned(),
+        source,
+    })?;
+    SlotFile::parse(&path.to_string_lossy(), &text).map_err(RunError::SlotFile)
+}
+
+pub(super) async fn start(
+    slot: &SlotFile,
+    paths: &Paths,
+    events: UnboundedSender<Event>,
+) -> Result<Started, RunError> {
+    // The only failure is that there is a provider already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = BrokerClient::new(&slot.broker).map_err(|source| RunError::Access { source })?;
+    for (what, path) in [
+        ("the node-state directory", &paths.node_state),
+        ("the store", &paths.store),
+    ] {
+        fs::create_dir_all(path).map_err(|source| RunError::Directory {
+            what,
+            path: path.clone(),
+            source,
+        })?;
+    }
+    if let Some(parent) = paths.scratch.parent() {
+        fs::create_dir_all(parent).map_err(|source| RunError::Directory {
+            what: "the parent of the scratch directory",
+            path: parent.to_owned(),
+            source,
+        })?;
+    }
+    sweep(&paths.node_state);
+    let claim = Claim {
+        submit_key: &slot.submit_key,
+        incarnation: &slot.incarnation,
+        scratch: &paths.scratch,
+        store: &paths.store,
+        node_state: &paths.node_state,
+    };
+    let journal = Journal::create(&claim).map_err(|source| RunError::Journal { source })?;
+    // From here on nothing may return without undoing the slot.
+    let result = equip(slot, paths, &journal, client, events).await;
+    if result.is_err() {
+        let report = reclaim::finish(&journal, SWEEP_LIMIT);
+        for leftover in &report.leftovers {
+            tracing::error!(leftover.what = %leftover, "could not be removed");
+        }
+    }
+    result
+}
+
+async fn equip(
+    slot: &SlotFile,
+    paths: &Paths,
+    journal: &Journal,
+    client: BrokerClient,
+    events: UnboundedSender<Event>,
+) -> Result<Started, RunError> {
+    let failed = |source| RunError::Journal { source };
+    let trampoline = Trampoline::of_this_program();
+    let now = clock::now();
+    let settings = settings(slot);
+    let boot = PilotBoot::new(&uuid::Uuid::new_v4().simple().to_string()).map_err(|e| {
+        RunError::Runtime {
+            source: std::io::Error::other(e),
+        }
+    })?;
+    let setup = Setup {
+        site: slot.site.clone(),
+        store: paths.store.clone(),
+        trampoline: trampoline.clone(),
+    };
+    let hypervisor = Hypervisor::new(&slot.hypervisor, setup)
+        .map_err(|source| RunError::Hypervisor { source })?;
+    let facts = host::inspect(slot, journal, &trampoline)
+        .await
+        .map_err(|source| RunError::Host { source })?;
+    let guests = journal.scratch().join("guests");
+    let entry = journal
+        .intend(What::Directory {
+            path: guests.clone(),
+        })
+        .map_err(failed)?;
+    fs::create_dir(&guests).map_err(|source| RunError::Directory {
+        what: "the guests' directory",
+        path: guests,
+        source,
+    })?;
+    drop(entry); // it goes with the slot
+    let agent = Agent::new(now, slot.facts(), facts, boot, settings);
+    let warden = Warden::start(
+        trampoline.pilot(),
+        journal,
+        warden_time(&agent).as_duration(),
+        WARDEN_LIMIT,
+    )
+    .map_err(|source| RunError::Warden { source })?;
+    let effects = Effects::new(Tools {
+        client,
+        hypervisor,
+        journal: journal.clone(),
+        trampoline,
+        probe: slot.probe.clone(),
+        events,
+    });
+    Ok(Started {
+        agent,
+        effects,
+        warden,
+    })
+}
+
+/// How long the warden waits before it takes us for hung: until a quarter of the margin after
+/// the time at which nothing of ours may be left.
+pub(super) fn warden_time(agent: &Agent) -> Span {
+    let clock = agent.clock();
+    let quarter = Span::from_millis(clock.margin().as_millis() / 4);
+    clock::until(clock.kill_at() + quarter).max(Span::from_secs(1))
+}
+
+fn settings(slot: &SlotFile) -> Settings {
+    Settings {
+        probe_every: slot
+            .probe
+            .as_ref()
+            .map(|p| p.every.map_or(PROBE_EVERY, |e| e.0)),
+        guest_overhead_mib: match slot.hypervisor.kind {
+            HypervisorKind::Qemu => QEMU_OVERHEAD_MIB,
+            HypervisorKind::Null => 0,
+        },
+        ..Settings::default()
+    }
+}
+
+/// Undoes what dead pilots of this account have left on this node.
+fn sweep(node_state: &Path) {
+    let effort = Effort {
+        limit: SWEEP_LIMIT,
+        force: false,
+    };
+    match reclaim::sweep(node_state, effort) {
+        Ok(all) => {
+            for swept in all {
+                match swept {
+                    Swept::Reclaimed(report) if report.is_clean() => {
+                        tracing::warn!(slot.key = report.slot.submit_key, "removed what a dead pilot had left");
+                    }
+                    Swept::Reclaimed(report) => {
+                        tracing::error!(%report, "a dead pilot has left something that can't be removed");
+                    }
+                    Swept::LeftAlone(_) => {}
+                    Swept::Failed(e) => {
+                        tracing::warn!(error = chain(&e), "a predecessor's slot could not be looked at");
+                    }
+                }
+            }
+        }
+        Err(e) => tracing::warn!(error = chain(&e), "predecessors could not be looked for"),
+    }
+}
