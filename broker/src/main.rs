@@ -1,3 +1,7 @@
 //! `pilot-broker`: see `pilot-broker --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    broker::cli::main()
+}

@@ -1,0 +1,288 @@
+//! The command line of `pilot-broker`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use protocol::codes::exit;
+use protocol::ids::{SiteName, SubmitKey, UserName};
+use protocol::text::parse_span;
+use protocol::time::Span;
+
+use crate::clock::Clock;
+use crate::config::{self, ConfigError, Settings};
+use crate::serve::{self, ServeError};
+use crate::store;
+use crate::tokens::{Identity, Issuer};
+
+/// Queues workspaces (virtual machines) and runs them in slots of batch systems.
+///
+/// Exit codes: 0 done; 1 tried and failed; 2 the command line or the configuration is wrong,
+/// nothing was done; 70 a fault of the program.
+#[derive(Debug, Parser)]
+#[command(name = "pilot-broker", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service until SIGTERM or SIGINT.
+    Serve(ConfigArg),
+    /// Check a configuration file and what it names on this machine.
+    CheckConfig(ConfigArg),
+    /// Print a configuration with all defaults filled in.
+    ShowConfig {
+        /// The configuration.
+        #[arg(long, value_name = "FILE", required_unless_present = "defaults")]
+        config: Option<PathBuf>,
+        /// Print the defaults with their explanations instead.
+        #[arg(long, conflicts_with = "config")]
+        defaults: bool,
+    },
+    /// Make or revoke tokens; on the broker's own machine, whether it runs or not.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Print the OpenAPI description of the HTTP API.
+    Openapi,
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigArg {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token and print it.
+    Create(CreateArgs),
+    /// Refuse a token from now on.
+    Revoke {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// The token, or a file with it.
+        #[arg(value_name = "TOKEN|FILE")]
+        token: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct CreateArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Whom it speaks for.
+    #[arg(long)]
+    kind: Kind,
+    /// Name of the user or administrator.
+    #[arg(long, required_if_eq_any = [("kind", "user"), ("kind", "admin")])]
+    name: Option<UserName>,
+    /// Submit key of the pilot job.
+    #[arg(long, required_if_eq("kind", "pilot"), conflicts_with = "name")]
+    key: Option<SubmitKey>,
+    /// Site of the pilot job.
+    #[arg(long, required_if_eq("kind", "pilot"), conflicts_with = "name")]
+    site: Option<SiteName>,
+    /// How long it is good, as "30d" or "2h"; from the configuration if left out.
+    #[arg(long, value_parser = parse_span)]
+    expires: Option<Span>,
+    /// Write it to this file (mode 0600) instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Own workspaces.
+    User,
+    /// Everything.
+    Admin,
+    /// One slot.
+    Pilot,
+}
+
+/// Why a command ended without having done what it should.
+enum Failure {
+    /// Command line or configuration.
+    Usage(anyhow::Error),
+    /// Tried and failed.
+    Failed(anyhow::Error),
+}
+
+impl From<ConfigError> for Failure {
+    fn from(e: ConfigError) -> Self {
+        Self::Usage(e.into())
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(e: ServeError) -> Self {
+        Self::Failed(e.into())
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(e: anyhow::Error) -> Self {
+        Self::Failed(e)
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help that can't be printed has nobody who reads it.
+            let _ = e.print();
+            return code(if e.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::OK
+            });
+        }
+    };
+    let (code_of, e) = match run(cli.command) {
+        Ok(()) => return code(exit::OK),
+        Err(Failure::Usage(e)) => (exit::USAGE, e),
+        Err(Failure::Failed(e)) => (exit::FAILED, e),
+    };
+    // The one printer of error chains.
+    let _ = writeln!(std::io::stderr(), "pilot-broker: {e:#}");
+    code(code_of)
+}
+
+fn code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(arg) => serve_until_signal(&arg.config),
+        Command::CheckConfig(arg) => check_config(&arg.config),
+        Command::ShowConfig {
+            config: Some(path), ..
+        } => print(&config::show(&path)?),
+        Command::ShowConfig { config: None, .. } => print(config::DEFAULT_CONFIG),
+        Command::Token(TokenCommand::Create(args)) => create_token(args),
+        Command::Token(TokenCommand::Revoke { config, token }) => {
+            revoke_token(&config.config, &token)
+        }
+        Command::Openapi => {
+            let json = crate::http::description().to_pretty_json();
+            print(&format!(
+                "{}\n",
+                json.context("failed to print the description")?
+            ))
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    Ok(out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("failed to print")?)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start threads")?)
+}
+
+fn serve_until_signal(path: &Path) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let settings = Settings::load(path)?;
+    tracing_subscriber::fmt()
+        .with_max_level(settings.log)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("failed to watch SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch SIGINT")?;
+        let mut running = serve::serve(settings).await?;
+        let ended = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            ended = running.failed() => ended.context("the server ended"),
+        };
+        running.stop().await;
+        Ok(ended?)
+    })
+}
+
+fn check_config(path: &Path) -> Result<(), Failure> {
+    let settings = Settings::load(path)?;
+    if let Some(tls) = &settings.tls {
+        serve::tls_config(tls).map_err(|e| Failure::Usage(e.into()))?;
+    }
+    serve::prepare_state_dir(&settings.state_dir).map_err(|e| Failure::Usage(e.into()))?;
+    print(&format!("{} is fine\n", path.display()))
+}
+
+fn create_token(args: CreateArgs) -> Result<(), Failure> {
+    let settings = Settings::load(&args.config.config)?;
+    let who = match (args.kind, args.name, args.key, args.site) {
+        (Kind::User, Some(sub), _, _) => Identity::User { sub },
+        (Kind::Admin, Some(sub), _, _) => Identity::Admin { sub },
+        (Kind::Pilot, _, Some(sub), Some(site)) => Identity::Pilot { sub, site },
+        (Kind::User | Kind::Admin | Kind::Pilot, ..) => {
+            let what = "users and administrators need --name, pilots --key and --site";
+            return Err(Failure::Usage(anyhow::anyhow!(what)));
+        }
+    };
+    serve::prepare_state_dir(&settings.state_dir)?;
+    let issuer = Issuer::open(&settings.state_dir).map_err(anyhow::Error::from)?;
+    let life = args.expires.unwrap_or(match args.kind {
+        Kind::User | Kind::Admin => settings.tokens.user,
+        Kind::Pilot => settings.tokens.pilot,
+    });
+    let (token, _) = issuer.issue(who, Clock::new().now() + life);
+    match args.out {
+        None => print(&format!("{token}\n")),
+        Some(path) => Ok(write_private(&path, &token)
+            .with_context(|| format!("failed to write `{}`", path.display()))?),
+    }
+}
+
+/// Writes a secret so that nobody else can read it at any moment.
+fn write_private(path: &Path, secret: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    writeln!(file, "{secret}")?;
+    file.sync_all()
+}
+
+fn revoke_token(path: &Path, token: &str) -> Result<(), Failure> {
+    let settings = Settings::load(path)?;
+    let token = match std::fs::read_to_string(token) {
+        Ok(text) => text.trim().to_owned(),
+        // Not a file: the token itself.
+        Err(_) => token.to_owned(),
+    };
+    let issuer = Issuer::open(&settings.state_dir).map_err(anyhow::Error::from)?;
+    let claims = issuer.read(&token).map_err(|e| Failure::Usage(e.into()))?;
+    let now = Clock::new().now();
+    runtime()?
+        .block_on(store::revoke(
+            &settings.state_dir,
+            &claims.id,
+            claims.exp,
+            now,
+        ))
+        .context("failed to revoke the token")?;
+    print(&format!("revoked {}\n", claims.id))
+}

@@ -1,0 +1,174 @@
+use super::*;
+
+const SITE: &str = r#"
+[site.lab]
+lrm = "sim"
+store = "store"
+scratch = "/scratch"
+program = "bin/pilot"
+[site.lab.slot]
+cores = 2
+memory = "1 GiB"
+disk = "4 GiB"
+[site.lab.hypervisor]
+kind = "qemu"
+accelerator = "tcg"
+[site.lab.sim]
+dir = "sim"
+program = "bin/sim-lrm"
+"#;
+
+fn parse(text: &str) -> Result<Settings, FileError> {
+    Settings::parse("broker.toml", Path::new("/etc/pilot"), text)
+}
+
+#[test]
+fn an_empty_file_means_the_defaults() {
+    let s = parse("").unwrap();
+    assert_eq!(s.listen.to_string(), "127.0.0.1:8440");
+    assert_eq!(s.state_dir, Path::new("/etc/pilot/state"));
+    assert_eq!(s.core.lease_ttl, Span::from_secs(60));
+    assert_eq!(s.http.body_limit, 1 << 20);
+    assert!(s.sites.is_empty() && s.tls.is_none());
+    assert_eq!(
+        parse(DEFAULT_CONFIG).unwrap(),
+        s,
+        "the defaults written out mean the same"
+    );
+}
+
+#[test]
+fn a_site_takes_what_it_leaves_out_from_the_defaults() {
+    let s = parse(&format!("[site-defaults]\nmax_running = 3\n{SITE}")).unwrap();
+    let terms = &s.core.sites[0];
+    assert_eq!((terms.max_running, terms.max_queued), (3, 2));
+    assert_eq!(terms.slot.memory_mib, 1024);
+    let site = &s.sites[&SiteName::new("lab").unwrap()];
+    let SiteLrm::Sim {
+        dir,
+        program,
+        job,
+        queue,
+        ..
+    } = &site.lrm
+    else {
+        panic!("{site:?}")
+    };
+    assert_eq!(dir, Path::new("/etc/pilot/sim"));
+    assert_eq!(program, Path::new("/etc/pilot/bin/sim-lrm"));
+    assert_eq!(queue, "pilots");
+    assert_eq!(job.program, Path::new("/etc/pilot/bin/pilot"));
+    assert_eq!(job.scratch, Path::new("/scratch"));
+}
+
+#[test]
+fn sites_come_in_order_of_preference() {
+    let none = "lrm = \"none\"\nslot = { cores = 1, memory = \"1 GiB\", disk = \"1 GiB\" }\n";
+    let s = parse(&format!(
+        "[site.a]\npreference = 1\n{none}[site.c]\n{none}[site.b]\n{none}"
+    ));
+    let names: Vec<String> = s
+        .unwrap()
+        .core
+        .sites
+        .iter()
+        .map(|s| s.name.to_string())
+        .collect();
+    assert_eq!(names, ["b", "c", "a"]);
+}
+
+#[test]
+fn the_defaults_are_those_of_the_core() {
+    let core = BrokerConfig::default();
+    assert_eq!(parse("").unwrap().core, core);
+}
+
+#[test]
+fn what_is_shown_means_the_same_as_what_was_written() {
+    let base = Path::new("/etc/pilot");
+    let shown = resolve::shown("broker.toml", base, SITE).unwrap();
+    let again = Settings::parse("shown.toml", Path::new("/elsewhere"), &shown).unwrap();
+    assert_eq!(again, parse(SITE).unwrap(), "{shown}");
+    for key in ["ttl", "per_user", "max_queued", "broker.toml"] {
+        assert_eq!(shown.contains(key), key != "broker.toml", "{shown}");
+    }
+}
+
+#[test]
+fn wrong_files_say_what_is_wrong() {
+    let site = |from: &str, to: &str| {
+        assert!(SITE.contains(from), "{from}");
+        SITE.replace(from, to)
+    };
+    let cases = [
+        ("lisen = \"x\"".to_owned(), "unknown field `lisen`"),
+        ("listen = \"8440\"".to_owned(), "\"127.0.0.1:8440\""),
+        ("listen = \"0.0.0.0:8440\"".to_owned(), "no [tls]"),
+        ("[leases]\nttl = \"-1s\"".to_owned(), "negative"),
+        (
+            "[leases]\nttl = \"30s\"\nhold = \"20s\"".to_owned(),
+            "more than a third",
+        ),
+        ("log = \"loud\"".to_owned(), "\"warn\""),
+        ("[tls]\ncert = \"c\"".to_owned(), "missing field `key`"),
+        (
+            "[http]\nrequest_timeout = \"1ms\"".to_owned(),
+            "the least is 1s",
+        ),
+        (
+            site("lrm = \"sim\"", "lrm = \"slurm\""),
+            "no adapter for that LRM yet",
+        ),
+        (
+            site("lrm = \"sim\"", "lrm = \"lsf\""),
+            "`lsf` is not one of",
+        ),
+        (site("lrm = \"sim\"", ""), "`site.lab.lrm` is missing"),
+        (site("accelerator = \"tcg\"", ""), "never guessed"),
+        (site("store = \"store\"", ""), "`site.lab.store` is missing"),
+        (
+            site("program = \"bin/pilot\"", "prog = \"x\""),
+            "unknown field `prog`",
+        ),
+        (site("dir = \"sim\"", ""), "`site.lab.sim.dir` is missing"),
+        (site("memory = \"1 GiB\"", "memory = \"1\""), "\"512 MiB\""),
+        (site("cores = 2", "cores = 0"), "at least 1 core"),
+        (
+            site("[site.lab]", "[site.lab]\nwalltime_max = \"1m\""),
+            "is less than",
+        ),
+        (
+            site(
+                "[site.lab]",
+                "[site.lab]\nbroker_url = \"http://b.example.org\"",
+            ),
+            "loopback",
+        ),
+        (
+            site("[site.lab]", "[site.lab]\nbroker_url = \"b.example.org\""),
+            "https://",
+        ),
+        (
+            site("[site.lab]", "[site.\"a b\"]\nlrm = \"none\"\n[site.lab]"),
+            "site name",
+        ),
+    ];
+    for (text, want) in cases {
+        let e = parse(&text).unwrap_err().to_string();
+        assert!(
+            e.contains(want) && e.contains("broker.toml"),
+            "{text}\nwanted {want}, got\n{e}"
+        );
+    }
+    let e = parse("\n[leases]\nttl = \"x\"\n").unwrap_err().to_string();
+    assert!(e.contains("line 3") && e.contains('^'), "{e}");
+    for url in [
+        "http://localhost:1/x",
+        "http://[::1]:80",
+        "http://127.0.0.1",
+        "https://b:1",
+    ] {
+        let text = site("[site.lab]", &format!("[site.lab]\nbroker_url = \"{url}\""));
+        assert!(parse(&text).is_ok(), "{url}");
+    }
+}
