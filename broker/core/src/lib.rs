@@ -20,14 +20,31 @@
 #![forbid(unsafe_code)]
 
 pub mod changes;
+mod check;
 pub mod config;
 pub mod effect;
 pub mod event;
+mod explain;
+mod lease;
+mod matchmaker;
+mod moves;
+mod pilot_due;
+mod pilot_job;
+mod provision;
+mod queue;
 pub mod records;
+mod register;
+mod request;
+mod site;
 mod state;
+mod sync;
+mod tables;
+mod views;
+mod words;
 
 pub use changes::{Changes, Records};
 pub use config::{BrokerConfig, ProvisionPolicy, SiteConfig};
 pub use effect::{Effect, PilotOrder, Reply, Step, SyncDecision};
 pub use event::{Caller, Event};
-pub use state::{Broker, WorkspaceFilter};
+pub use state::Broker;
+pub use views::WorkspaceFilter;

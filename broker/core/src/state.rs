@@ -1,133 +1,132 @@
-//! The broker's state: all records and what is derived from them. One owner, one step at a time.
+//! The broker: one owner, one step at a time.
 
-use protocol::api::{Explanation, Page, PilotView, SiteView, SlotView, WorkspaceView};
-use protocol::ids::{SiteName, SubmitKey, UserName, WorkspaceId};
-use protocol::time::Timestamp;
-use protocol::workspace::WorkspaceState;
+use std::collections::BTreeSet;
 
-use crate::changes::{Changes, Records};
-use crate::config::BrokerConfig;
-use crate::effect::{Reply, Step};
-use crate::event::{Caller, Event};
+use protocol::ids::SubmitKey;
+use protocol::time::{Span, Timestamp};
+
+use crate::changes::Records;
+use crate::config::{BrokerConfig, SiteConfig};
+use crate::effect::{Effect, Reply, Step};
+use crate::event::Event;
+use crate::pilot_due;
+use crate::tables::Tables;
 
 /// The broker. Made by [`Broker::load`], moved by [`Broker::step`].
 #[derive(Clone, Debug)]
 pub struct Broker {
-    config: BrokerConfig,
-    records: Records,
-}
-
-/// Which workspaces a list shows.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct WorkspaceFilter {
-    /// Only of this owner (an administrator's filter; users see their own anyway).
-    pub owner: Option<UserName>,
-    /// Only in this state.
-    pub state: Option<WorkspaceState>,
-    /// Only with this name.
-    pub name: Option<String>,
-    /// At most so many rows.
-    pub limit: usize,
-    /// Go on after this [`Page::next`].
-    pub after: Option<String>,
+    pub(crate) tables: Tables,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) wake: BTreeSet<SubmitKey>,
+    /// When housekeeping was last done. Only [`Broker::next_wakeup`] depends on it.
+    ticked: Option<Timestamp>,
 }
 
 impl Broker {
     /// Rebuilds everything from what was stored. In a new process, send [`Event::Started`] next.
     pub fn load(config: BrokerConfig, records: Records) -> Self {
-        Self { config, records }
+        Self {
+            tables: Tables::load(config, pilot_due::due, records),
+            effects: Vec::new(),
+            wake: BTreeSet::new(),
+            ticked: None,
+        }
     }
 
     /// Takes one event: changes the state, says what to store, to do and to answer.
     pub fn step(&mut self, now: Timestamp, event: Event) -> Step {
-        let _ = (now, event);
+        let reply = match event {
+            Event::Started => self.started(now),
+            Event::Submit {
+                id,
+                owner,
+                key,
+                spec,
+            } => self.submit(now, id, owner, key, *spec),
+            Event::Cancel { id, by } => self.cancel(now, &id, &by),
+            Event::Suspend { id, by } => self.suspend(now, &id, &by),
+            Event::Resume { id, by } => self.resume(now, &id, &by),
+            Event::Pause { id, by } => self.pause(now, &id, &by),
+            Event::Register { request } => self.register(now, *request),
+            Event::Sync { request, received } => self.sync(now, *request, received),
+            Event::SyncPoll {
+                submit_key,
+                incarnation,
+                boot,
+                number,
+                received,
+            } => self.sync_poll(now, &submit_key, &incarnation, &boot, number, received),
+            Event::LrmSubmitted { key, answer } => self.lrm_submitted(now, &key, answer),
+            Event::LrmFound { key, observation } => self.lrm_found(now, &key, observation),
+            Event::LrmObserved { site, observation } => self.lrm_observed(now, &site, observation),
+            Event::LrmCancelled { key, answer } => self.lrm_cancelled(now, &key, answer),
+            Event::HandPilot { site, by } => self.hand_pilot(now, &site, &by),
+            Event::Drain { site, by } => self.drain(now, &site, &by),
+            Event::Undrain { site, by } => self.undrain(now, &site, &by),
+            Event::Tick => self.tick(now),
+        };
+        if self.tables.moved_workspaces() {
+            self.provision(now);
+        }
+        let mut effects = std::mem::take(&mut self.effects);
+        let wake: Vec<_> = std::mem::take(&mut self.wake).into_iter().collect();
+        if !wake.is_empty() {
+            effects.push(Effect::Wake(wake));
+        }
         Step {
-            changes: Changes::default(),
-            effects: Vec::new(),
-            reply: Reply::None,
+            changes: self.tables.take_changes(),
+            effects,
+            reply,
         }
     }
 
     /// When the next [`Event::Tick`] is due, if time alone can change anything.
     pub fn next_wakeup(&self) -> Option<Timestamp> {
-        None
+        let round = self.tables.config.provision.round;
+        let work = !self.tables.queue.is_empty() || !self.tables.pilot_due.is_empty();
+        let regular = work.then(|| self.ticked.map_or(Timestamp::default(), |t| t + round));
+        let lease = self.tables.lease_due.first().map(|(at, _)| *at);
+        let pilot = self.tables.pilot_due.first().map(|(at, _)| *at);
+        [regular, lease, pilot].into_iter().flatten().min()
     }
 
-    /// A workspace that the caller may see.
-    pub fn workspace(&self, by: &Caller, id: &WorkspaceId) -> Option<WorkspaceView> {
-        let _ = (by, id, &self.records);
-        None
-    }
-
-    /// The workspaces that the caller may see, in order of acceptance.
-    pub fn workspaces(&self, by: &Caller, filter: &WorkspaceFilter) -> Page<WorkspaceView> {
-        let _ = (by, filter);
-        Page {
-            items: Vec::new(),
-            next: None,
+    fn started(&mut self, now: Timestamp) -> Reply {
+        let ids: Vec<_> = self.tables.leases.keys().cloned().collect();
+        let expiry = now + self.tables.config.lease_ttl;
+        for id in ids {
+            self.tables
+                .edit_lease(&id, |l| l.expiry = l.expiry.max(expiry));
         }
+        self.look_up_unanswered_submits(now);
+        self.tick(now)
     }
 
-    /// Why a workspace is where it is.
-    pub fn explain(&self, now: Timestamp, by: &Caller, id: &WorkspaceId) -> Option<Explanation> {
-        let _ = (now, by, id);
-        None
-    }
-
-    /// A site.
-    pub fn site(&self, now: Timestamp, name: &SiteName) -> Option<SiteView> {
-        let _ = (now, name, &self.config);
-        None
-    }
-
-    /// All sites, in configured order.
-    pub fn sites(&self, now: Timestamp) -> Vec<SiteView> {
-        let _ = now;
-        Vec::new()
-    }
-
-    /// Why pilots are, or are not, submitted at a site.
-    pub fn explain_site(&self, now: Timestamp, name: &SiteName) -> Option<Explanation> {
-        let _ = (now, name);
-        None
-    }
-
-    /// Pilot jobs, oldest first. `after` is a [`Page::next`]; `limit` is at most the rows given.
-    pub fn pilots(
-        &self,
-        site: Option<&SiteName>,
-        limit: usize,
-        after: Option<&str>,
-    ) -> Page<PilotView> {
-        let _ = (site, limit, after);
-        Page {
-            items: Vec::new(),
-            next: None,
+    fn tick(&mut self, now: Timestamp) -> Reply {
+        self.ticked = Some(now);
+        while let Some((at, id)) = self.tables.lease_due.first().cloned()
+            && at <= now
+        {
+            self.expire_lease(now, &id);
         }
+        self.pilots_due(now);
+        self.provision(now);
+        self.withdraw_surplus(now);
+        Reply::None
     }
 
-    /// Slots, oldest first.
-    pub fn slots(
-        &self,
-        site: Option<&SiteName>,
-        limit: usize,
-        after: Option<&str>,
-    ) -> Page<SlotView> {
-        let _ = (site, limit, after);
-        Page {
-            items: Vec::new(),
-            next: None,
-        }
+    pub(crate) fn config(&self) -> &BrokerConfig {
+        &self.tables.config
     }
 
-    /// True when `slot` has, or had as its latest, this lease: its console may be taken from there.
-    pub fn had_lease(
-        &self,
-        slot: &SubmitKey,
-        workspace: &WorkspaceId,
-        generation: protocol::ids::Generation,
-    ) -> bool {
-        let _ = (slot, workspace, generation);
-        false
+    pub(crate) fn site_config(&self, name: &protocol::ids::SiteName) -> Option<&SiteConfig> {
+        self.tables.config.sites.iter().find(|s| s.name == *name)
+    }
+
+    /// How long a sync is held at most: never so long that a lease could not be renewed twice.
+    pub(crate) fn hold(&self) -> Span {
+        let config = self.config();
+        config
+            .hold
+            .min(Span::from_millis(config.lease_ttl.as_millis() / 3))
     }
 }

@@ -1,0 +1,377 @@
+//! The lease keeper: grant, take reports, end by the pilot's word or by expiry with margin.
+//!
+//! A workspace has one live lease at most. Its generation is over when the pilot process that
+//! has it says so, or `lease_margin` after its expiry; nothing else ends it, no word of the LRM
+//! either.
+
+use protocol::codes::{Reason, ReasonCode};
+use protocol::ids::{Generation, SubmitKey, WorkspaceId};
+use protocol::lease::{EndOutcome, LeasePhase, LeaseReport, StateRef};
+use protocol::time::{Span, Timestamp};
+use protocol::workspace::{AdvanceTo, WorkspaceState};
+
+use crate::moves::Loss;
+use crate::records::{Decline, Hold, LeaseRecord, Log, NodeTrouble, PastLease, RECORD_VERSION};
+use crate::state::Broker;
+use crate::tables::Note;
+use crate::words::hour;
+
+/// Resumes of one state in a row that may fail before it is given up.
+const MAX_RESUME_FAILURES: u32 = 3;
+
+/// What users see of a phase; `None` for the end, which is decided and not shown.
+const fn shown(phase: &LeasePhase) -> Option<WorkspaceState> {
+    Some(match phase {
+        LeasePhase::Staging => WorkspaceState::Staging,
+        LeasePhase::Staged => WorkspaceState::Staged,
+        LeasePhase::Booting => WorkspaceState::Booting,
+        LeasePhase::Resuming => WorkspaceState::Resuming,
+        LeasePhase::Running => WorkspaceState::Running,
+        LeasePhase::Paused => WorkspaceState::Paused,
+        LeasePhase::Suspending => WorkspaceState::Suspending,
+        LeasePhase::Stopping => WorkspaceState::Stopping,
+        LeasePhase::Ended { .. } => return None,
+    })
+}
+
+/// The state that lease `generation` of `id` would make: no other name is taken from a pilot.
+fn is_own_state(
+    state: &StateRef,
+    id: &WorkspaceId,
+    generation: Generation,
+    site: &protocol::ids::SiteName,
+) -> bool {
+    state.id.as_str() == format!("{id}.g{generation}") && state.site == *site
+}
+
+impl Broker {
+    /// Gives a queued workspace to the pilot that is registered for `key`.
+    pub(crate) fn grant(&mut self, now: Timestamp, key: &SubmitKey, id: &WorkspaceId) {
+        let expiry = now + self.config().lease_ttl;
+        let Some(slot) = self.tables.pilots.get(key).and_then(|p| p.slot.as_ref()) else {
+            return;
+        };
+        let (boot, facts) = (slot.boot.clone(), slot.facts.clone());
+        let mut lease = None;
+        self.tables.edit_workspace(id, |w| {
+            w.generation = w.generation.next();
+            if w.saved.is_none() && w.spec.advance_to == AdvanceTo::Finished {
+                w.image_starts += 1;
+            }
+            lease = Some(LeaseRecord {
+                version: RECORD_VERSION,
+                workspace: id.clone(),
+                generation: w.generation,
+                slot: key.clone(),
+                incarnation: facts.incarnation.clone(),
+                boot,
+                node: facts.node.clone(),
+                granted: now,
+                expiry,
+                phase: None,
+                run: w.run,
+                resources: w.spec.resources,
+                resumed_from: w.saved.as_ref().map(|s| s.id.clone()),
+                hold: Hold::Held,
+                console_bytes: 0,
+            });
+        });
+        if let Some(lease) = lease {
+            self.tables.insert_lease(lease);
+            let text = format!("given to slot {key} on node {}", facts.node);
+            let reason = Reason::new(ReasonCode::Other, text);
+            self.move_to(now, id, WorkspaceState::Claimed, "claimed", reason);
+        }
+    }
+
+    /// Takes a pilot's word on a lease. The caller has checked that the pilot is the registered
+    /// one. True when the report is of a lease that the pilot must be told is over.
+    pub(crate) fn report(&mut self, now: Timestamp, key: &SubmitKey, report: LeaseReport) -> bool {
+        let id = report.workspace;
+        let boot = (self.tables.pilots.get(key))
+            .and_then(|p| p.slot.as_ref())
+            .map(|s| s.boot.clone());
+        let live = self.tables.leases.get(&id).filter(|l| {
+            l.generation == report.generation && l.slot == *key && Some(&l.boot) == boot.as_ref()
+        });
+        let Some(lease) = live.cloned() else {
+            if let LeasePhase::Ended { outcome } = report.phase {
+                self.late_outcome(now, key, &id, report.generation, outcome, report.run);
+            }
+            return true;
+        };
+        match (shown(&report.phase), &lease.hold) {
+            (Some(_), Hold::Orphaned { .. }) => true,
+            (Some(state), Hold::Held) => {
+                let changed = lease.phase.as_ref() != Some(&report.phase);
+                self.tables.edit_lease(&id, |l| {
+                    l.phase = Some(report.phase);
+                    l.run = report.run;
+                    l.console_bytes = report.console_bytes;
+                });
+                if changed {
+                    let text = format!("{state} in slot {key} on node {}", lease.node);
+                    let reason = Reason::new(ReasonCode::Other, text);
+                    self.move_to(now, &id, state, state.as_str(), reason);
+                    if state == WorkspaceState::Running {
+                        self.node_is_well(key);
+                        self.tables.edit_workspace(&id, |w| w.resume_failures = 0);
+                    }
+                }
+                false
+            }
+            (None, _) => {
+                if let LeasePhase::Ended { outcome } = report.phase {
+                    self.end_lease(now, &id, outcome, report.run);
+                }
+                true
+            }
+        }
+    }
+
+    /// A lease's guest is gone by its pilot's word.
+    pub(crate) fn end_lease(
+        &mut self,
+        now: Timestamp,
+        id: &WorkspaceId,
+        outcome: EndOutcome,
+        run: Span,
+    ) {
+        let Some(lease) = self.close_lease(id) else {
+            return;
+        };
+        let site = self.tables.pilots.get(&lease.slot).map(|p| p.site.clone());
+        match outcome {
+            EndOutcome::Finished { reason } => self.finished(now, id, run, reason),
+            EndOutcome::Staged => self.staged(now, id),
+            EndOutcome::Suspended { state, reason } => {
+                let own = site.is_some_and(|s| is_own_state(&state, id, lease.generation, &s));
+                if own {
+                    self.suspended(now, id, state, reason);
+                } else {
+                    let text = format!(
+                        "the pilot named a state `{}` that is not its lease's",
+                        state.id
+                    );
+                    let why = Reason::new(ReasonCode::StateCorrupt, text);
+                    self.settle(now, id, Loss::Evicted, why);
+                }
+            }
+            EndOutcome::Killed { reason } => self.settle(now, id, Loss::Evicted, reason),
+            EndOutcome::Declined { reason } => {
+                self.declined(now, &lease);
+                self.tables.edit_workspace(id, |w| {
+                    if lease.resumed_from.is_none() {
+                        w.image_starts = w.image_starts.saturating_sub(1);
+                    }
+                });
+                self.settle(now, id, Loss::Nothing, reason);
+            }
+            EndOutcome::Failed { reason, permanent } => {
+                self.failed(now, id, &lease, reason, permanent);
+            }
+        }
+    }
+
+    fn finished(&mut self, now: Timestamp, id: &WorkspaceId, run: Span, reason: Reason) {
+        self.tables.edit_workspace(id, |w| w.run = w.run.max(run));
+        match (self.tables.workspaces.get(id)).map(|w| w.wish.clone()) {
+            Some(crate::records::Wish::Cancel { reason }) => {
+                self.finish(now, id, WorkspaceState::Cancelled, reason);
+            }
+            _ => self.finish(now, id, WorkspaceState::Done, reason),
+        }
+    }
+
+    fn staged(&mut self, now: Timestamp, id: &WorkspaceId) {
+        let asked = (self.tables.workspaces.get(id)).map(|w| w.spec.advance_to);
+        let reason = Reason::new(
+            ReasonCode::StagedAsAsked,
+            "its image is in the site's store, as was asked",
+        );
+        match asked {
+            Some(AdvanceTo::Staged) => self.finished(now, id, Span::ZERO, reason),
+            Some(AdvanceTo::Finished) | None => self.settle(now, id, Loss::Nothing, reason),
+        }
+    }
+
+    fn suspended(&mut self, now: Timestamp, id: &WorkspaceId, state: StateRef, reason: Reason) {
+        self.save(id, Some(state));
+        self.tables.edit_workspace(id, |w| w.suspends += 1);
+        self.settle(now, id, Loss::Nothing, reason);
+    }
+
+    fn failed(
+        &mut self,
+        now: Timestamp,
+        id: &WorkspaceId,
+        lease: &LeaseRecord,
+        reason: Reason,
+        permanent: bool,
+    ) {
+        let corrupt = reason.code == ReasonCode::StateCorrupt;
+        if permanent && !corrupt {
+            let cancelled = (self.tables.workspaces.get(id))
+                .is_some_and(|w| matches!(w.wish, crate::records::Wish::Cancel { .. }));
+            if cancelled {
+                return self.settle(now, id, Loss::Failed, reason);
+            }
+            return self.finish(now, id, WorkspaceState::Failed, reason);
+        }
+        self.declined(now, lease);
+        if !corrupt && reason.code != ReasonCode::StateIncompatible {
+            self.node_failed(now, lease);
+        }
+        if lease.resumed_from.is_some() {
+            let mut give_up = corrupt;
+            self.tables.edit_workspace(id, |w| {
+                w.resume_failures += 1;
+                give_up |= w.resume_failures >= MAX_RESUME_FAILURES;
+            });
+            if give_up {
+                let text = format!("its state is given up, it falls back to its image: {reason}");
+                let note = Note::new(now, "state_dropped", text).of_lease(lease);
+                self.tables.append(Log::Workspace(id.clone()), note);
+                self.drop_saved(id);
+            }
+        }
+        self.settle(now, id, Loss::Failed, reason);
+    }
+
+    /// The pilot has not spoken of a lease until its expiry with margin: no guest can live.
+    pub(crate) fn expire_lease(&mut self, now: Timestamp, id: &WorkspaceId) {
+        let Some(lease) = self.close_lease(id) else {
+            return;
+        };
+        let pilot = self.tables.pilots.get(&lease.slot);
+        let (code, why) = match &lease.hold {
+            Hold::Orphaned { why } => (ReasonCode::Requeued, why.clone()),
+            Hold::Held => {
+                let heard = pilot.and_then(|p| p.slot.as_ref()).map(|s| s.heard);
+                let since = heard.map_or(String::new(), |h| format!(" since {}", hour(h, now)));
+                (
+                    ReasonCode::PilotLost,
+                    format!("its pilot was not heard{since}"),
+                )
+            }
+        };
+        let text = format!(
+            "lease {} in slot {} on node {} is over: {why}",
+            lease.generation, lease.slot, lease.node
+        );
+        self.settle(now, id, Loss::Evicted, Reason::new(code, text));
+    }
+
+    /// A report of a lease that is over here. What the guest achieved is taken if nothing has
+    /// run since; else its state is of no use to anybody.
+    fn late_outcome(
+        &mut self,
+        now: Timestamp,
+        key: &SubmitKey,
+        id: &WorkspaceId,
+        generation: Generation,
+        outcome: EndOutcome,
+        run: Span,
+    ) {
+        let Some(site) = self.tables.pilots.get(key).map(|p| p.site.clone()) else {
+            return;
+        };
+        let Some(w) = self.tables.workspaces.get(id) else {
+            return;
+        };
+        let fresh = matches!(w.state, WorkspaceState::Queued | WorkspaceState::Suspended)
+            && (w.last_lease.as_ref())
+                .is_some_and(|l| l.generation == generation && l.slot == *key)
+            && w.generation == generation;
+        match outcome {
+            EndOutcome::Finished { reason } if fresh => self.finished(now, id, run, reason),
+            EndOutcome::Suspended { state, reason } => {
+                if !is_own_state(&state, id, generation, &site)
+                    || w.saved.as_ref().is_some_and(|s| s.id == state.id)
+                {
+                    return;
+                }
+                let better = w.saved.as_ref().is_none_or(|s| s.run <= state.run);
+                if fresh && better {
+                    let text = format!("its lost pilot had suspended it after all: {reason}");
+                    let note = Note::new(now, "state_found", text);
+                    self.tables.append(Log::Workspace(id.clone()), note);
+                    self.suspended(now, id, state, reason);
+                } else if !self.tables.discards.contains_key(&state.id) {
+                    let text =
+                        format!("a state of lease {generation} came too late and is discarded");
+                    let note = Note::new(now, "state_refused", text);
+                    self.tables.append(Log::Workspace(id.clone()), note);
+                    self.discard(state.id, site);
+                }
+            }
+            EndOutcome::Finished { .. }
+            | EndOutcome::Staged
+            | EndOutcome::Killed { .. }
+            | EndOutcome::Failed { .. }
+            | EndOutcome::Declined { .. } => {}
+        }
+    }
+
+    /// Takes the lease away and remembers it as the last one.
+    fn close_lease(&mut self, id: &WorkspaceId) -> Option<LeaseRecord> {
+        let lease = self.tables.remove_lease(id)?;
+        self.tables.edit_workspace(id, |w| {
+            w.last_lease = Some(PastLease {
+                generation: lease.generation,
+                slot: lease.slot.clone(),
+                node: lease.node.clone(),
+            });
+        });
+        Some(lease)
+    }
+
+    /// This slot is not offered the workspace again for a while: 1, 2, 4 ... 32 minutes.
+    fn declined(&mut self, now: Timestamp, lease: &LeaseRecord) {
+        self.tables.edit_pilot(&lease.slot, |p| {
+            if let Some(slot) = &mut p.slot {
+                let times = slot.declined.get(&lease.workspace).map_or(0, |d| d.times);
+                let until = now + Span::from_mins(1 << times.min(5));
+                slot.declined
+                    .retain(|_, d| d.until + Span::from_mins(60) > now);
+                let decline = Decline {
+                    times: times + 1,
+                    until,
+                };
+                slot.declined.insert(lease.workspace.clone(), decline);
+            }
+        });
+    }
+
+    fn node_failed(&mut self, now: Timestamp, lease: &LeaseRecord) {
+        let Some(site) = self.tables.pilots.get(&lease.slot).map(|p| p.site.clone()) else {
+            return;
+        };
+        let policy = &self.config().provision;
+        let (limit, pause) = (policy.avoid_node_after, policy.avoid_node_for);
+        self.tables.edit_site(&site, |s| {
+            let trouble = s.nodes.entry(lease.node.clone()).or_insert(NodeTrouble {
+                failures: 0,
+                avoid_until: None,
+            });
+            trouble.failures += 1;
+            if trouble.failures >= limit {
+                trouble.avoid_until = Some(now + pause);
+            }
+        });
+    }
+
+    fn node_is_well(&mut self, key: &SubmitKey) {
+        let Some(p) = self.tables.pilots.get(key) else {
+            return;
+        };
+        if let Some(slot) = &p.slot {
+            let (site, node) = (p.site.clone(), slot.facts.node.clone());
+            if (self.tables.sites.get(&site)).is_some_and(|s| s.nodes.contains_key(&node)) {
+                self.tables.edit_site(&site, |s| {
+                    s.nodes.remove(&node);
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! How many pilots, where, when, how long.
+//!
+//! Demand is the slot time that waiting requests could use: so many slots side by side as there
+//! are requests for, no more than their minutes fill. Pilots that wait, start or idle are taken
+//! off; the rest is submitted within the site's limits, and what is too much is withdrawn.
+
+use protocol::api::PilotState;
+use protocol::codes::{Reason, ReasonCode};
+use protocol::ids::{SiteName, SubmitKey};
+use protocol::resources::Resources;
+use protocol::time::{Span, Timestamp};
+
+use crate::config::SiteConfig;
+use crate::effect::{Effect, PilotOrder};
+use crate::queue::ClassKey;
+use crate::records::{CancelProgress, LrmSide, PilotRecord, RECORD_VERSION, SubmitProgress};
+use crate::state::Broker;
+
+/// Why no pilot is being submitted at a site right now.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum HeldBack {
+    /// By configuration.
+    Disabled,
+    /// There is no LRM: pilots are started by hand.
+    NoLrm,
+    /// It is being drained.
+    Draining(Reason),
+    /// It waits for an administrator.
+    Paused(Reason),
+    /// After failures.
+    BackOff { failures: u32, until: Timestamp },
+    /// The LRM gives no answers.
+    Silent { since: Timestamp },
+    /// No waiting request fits there.
+    NoDemand { waiting: usize },
+    /// Those that are there are enough.
+    Enough { coming: u32 },
+    /// So many wait in the LRM, which is the limit.
+    QueuedLimit { queued: u32 },
+    /// So many run or may start, which is the limit.
+    RunningLimit { running: u32, queued: u32 },
+}
+
+/// The LRM's silence matters after so long.
+const SILENT: Span = Span::from_secs(120);
+
+/// Pilot jobs of a site that count against its limits.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Counts {
+    pub(crate) queued: u32,
+    pub(crate) running: u32,
+    /// Of both: not registered yet, and wanted.
+    pub(crate) coming: u32,
+    /// Registered, without a lease, and able to take something.
+    pub(crate) idle: u32,
+}
+
+/// Waiting requests of one class that no pilot is there or coming for.
+struct Need {
+    class: ClassKey,
+    count: f64,
+    total_ms: f64,
+    longest: Span,
+    thrash_factor: u32,
+}
+
+/// How many requests of this size fit into a slot side by side.
+fn per_slot(slot: &Resources, need: &Resources) -> u64 {
+    let of = |have: u64, want: u64| have.checked_div(want).unwrap_or(u64::MAX);
+    of(u64::from(slot.cores), u64::from(need.cores))
+        .min(of(slot.memory_mib, need.memory_mib))
+        .min(of(slot.disk_mib, need.disk_mib))
+}
+
+/// The longest guest time that a slot of this site can give.
+pub(crate) fn usable(site: &SiteConfig) -> Span {
+    site.walltime_max
+        .minus(site.overhead)
+        .minus(site.margin)
+        .max(Span::from_secs(1))
+}
+
+/// Least guest time that is worth a stay at a site.
+pub(crate) fn worth(site: &SiteConfig, thrash_factor: u32) -> Span {
+    site.overhead.times(u64::from(thrash_factor))
+}
+
+/// True when a slot of this site has the room, and the time that makes a stay useful.
+pub(crate) fn fits(site: &SiteConfig, class: &ClassKey, longest: Span, worth: Span) -> bool {
+    let least = if class.unbroken {
+        longest
+    } else {
+        longest.min(worth)
+    };
+    class.allows(&site.name) && site.slot.holds(&class.resources()) && least <= usable(site)
+}
+
+impl Need {
+    /// Slots of this site that it would fill; none when it does not fit.
+    fn slots(&self, site: &SiteConfig) -> Option<f64> {
+        let worth = worth(site, self.thrash_factor);
+        if !fits(site, &self.class, self.longest, worth) {
+            return None;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "small numbers and milliseconds")]
+        let (each, usable) = (
+            per_slot(&site.slot, &self.class.resources()).clamp(1, 1 << 20) as f64,
+            usable(site).as_millis() as f64,
+        );
+        let side_by_side = self.count / each;
+        let minutes = self.total_ms / (each * usable);
+        Some(if self.class.unbroken {
+            side_by_side
+        } else {
+            side_by_side.min(minutes)
+        })
+    }
+}
+
+/// Slots that these needs fill at a site.
+fn wanted(needs: &[Need], site: &SiteConfig) -> f64 {
+    needs.iter().filter_map(|n| n.slots(site)).sum()
+}
+
+fn whole(slots: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "`as` saturates, which is what is wanted here"
+    )]
+    let n = (slots - 1e-6).ceil().max(0.0) as u32;
+    n
+}
+
+/// Takes what `slots` slots of a site will serve off the needs.
+fn serve(needs: &mut [Need], site: &SiteConfig, mut slots: f64) {
+    for n in needs {
+        let Some(want) = n.slots(site).filter(|w| *w > 0.0) else {
+            continue;
+        };
+        let part = (slots / want).min(1.0);
+        slots -= want * part;
+        n.count *= 1.0 - part;
+        n.total_ms *= 1.0 - part;
+    }
+}
+
+impl Broker {
+    fn needs(&self) -> Vec<Need> {
+        (self.tables.queue.classes.iter())
+            .map(|(key, class)| {
+                // A request that is only staged needs a slot, if only for a second.
+                #[expect(clippy::cast_precision_loss, reason = "counts and milliseconds")]
+                let (count, total) = (class.needs.len() as f64, class.total.as_millis() as f64);
+                Need {
+                    class: key.clone(),
+                    count,
+                    total_ms: total.max(count * 1000.0),
+                    longest: class.needs.last().map_or(Span::ZERO, |(need, _)| *need),
+                    thrash_factor: self.config().thrash_factor,
+                }
+            })
+            .collect()
+    }
+
+    pub(crate) fn counts(&self, now: Timestamp, site: &SiteName) -> Counts {
+        let mut c = Counts::default();
+        for p in self.tables.live(site) {
+            let wanted = u32::from(p.cancel == CancelProgress::No);
+            match p.state {
+                PilotState::Submitting | PilotState::Queued if !p.by_hand => {
+                    c.queued += 1;
+                    c.coming += wanted;
+                }
+                PilotState::Started if !p.by_hand => {
+                    c.running += 1;
+                    c.coming += wanted;
+                }
+                PilotState::Submitting | PilotState::Queued | PilotState::Started => {}
+                PilotState::Active => {
+                    c.running += u32::from(!p.by_hand);
+                    c.idle += u32::from(self.is_idle(now, p));
+                }
+                PilotState::Lost | PilotState::Ended => c.running += u32::from(!p.by_hand),
+            }
+        }
+        c
+    }
+
+    /// True for a pilot that has nothing and could take something, or has not yet said what.
+    fn is_idle(&self, now: Timestamp, p: &PilotRecord) -> bool {
+        if self.tables.leases_of(&p.key).next().is_some() {
+            return false;
+        }
+        let fresh = p.slot.as_ref().is_some_and(|s| s.number == 0);
+        (fresh && self.leave(p).is_none())
+            || (self.offer(now, p)).is_some_and(|o| self.pick(now, &o).is_some())
+    }
+
+    /// What is needed beyond the pilots that are there or coming; and per site how many of those
+    /// are too many.
+    fn unserved(&self, now: Timestamp) -> (Vec<Need>, Vec<(SiteName, u32)>) {
+        let mut needs = self.needs();
+        let mut surplus = Vec::new();
+        for site in &self.config().sites {
+            let c = self.counts(now, &site.name);
+            let supply = c.idle + c.coming;
+            let want = whole(wanted(&needs, site));
+            surplus.push((site.name.clone(), supply.saturating_sub(want).min(c.coming)));
+            serve(&mut needs, site, f64::from(supply));
+        }
+        (needs, surplus)
+    }
+
+    /// Why a site gets no pilots, whatever the demand.
+    fn barred(&self, now: Timestamp, site: &SiteConfig) -> Option<HeldBack> {
+        if site.lrm.is_none() {
+            return Some(HeldBack::NoLrm);
+        }
+        if !site.enabled {
+            return Some(HeldBack::Disabled);
+        }
+        let known = self.tables.sites.get(&site.name)?;
+        if let Some(reason) = &known.draining {
+            return Some(HeldBack::Draining(reason.clone()));
+        }
+        if let Some(reason) = &known.paused {
+            return Some(HeldBack::Paused(reason.clone()));
+        }
+        if let Some(until) = known.not_before.filter(|at| *at > now) {
+            let failures = known.submit_failures;
+            return Some(HeldBack::BackOff { failures, until });
+        }
+        (known.silent_since)
+            .filter(|since| now.since(*since) >= SILENT)
+            .map(|since| HeldBack::Silent { since })
+    }
+
+    /// How many more pilot jobs the site's limits leave room for.
+    fn room(c: Counts, site: &SiteConfig) -> Result<u32, HeldBack> {
+        let queued = site.max_queued.saturating_sub(c.queued);
+        let running = site.max_running.saturating_sub(c.queued + c.running);
+        if queued == 0 {
+            Err(HeldBack::QueuedLimit { queued: c.queued })
+        } else if running == 0 {
+            Err(HeldBack::RunningLimit {
+                running: c.running,
+                queued: c.queued,
+            })
+        } else {
+            Ok(queued.min(running))
+        }
+    }
+
+    /// Why no pilot is submitted at this site now; none when one would be.
+    pub(crate) fn held_back(&self, now: Timestamp, site: &SiteConfig) -> Option<HeldBack> {
+        if let Some(why) = self.barred(now, site) {
+            return Some(why);
+        }
+        let all = self.needs();
+        if wanted(&all, site) <= 0.0 {
+            let waiting = all.len();
+            return Some(HeldBack::NoDemand { waiting });
+        }
+        let c = self.counts(now, &site.name);
+        let (mut needs, _) = self.unserved(now);
+        for earlier in &self.config().sites {
+            if earlier.name == site.name {
+                break;
+            }
+            if self.barred(now, earlier).is_none()
+                && let Ok(room) = Self::room(self.counts(now, &earlier.name), earlier)
+            {
+                serve(&mut needs, earlier, f64::from(room));
+            }
+        }
+        if whole(wanted(&needs, site)) == 0 {
+            return Some(HeldBack::Enough {
+                coming: c.coming + c.idle,
+            });
+        }
+        Self::room(c, site).err()
+    }
+
+    /// Submits what is needed and allowed, a round at a time.
+    pub(crate) fn provision(&mut self, now: Timestamp) {
+        let policy = self.config().provision.clone();
+        let sites = self.config().sites.clone();
+        let in_round = |b: &Self, site: &SiteConfig| {
+            (b.tables.sites.get(&site.name))
+                .and_then(|s| s.last_round)
+                .is_some_and(|at| now < at + policy.round)
+        };
+        if self.tables.queue.is_empty() || sites.iter().all(|s| in_round(self, s)) {
+            return;
+        }
+        let (mut needs, _) = self.unserved(now);
+        for site in &sites {
+            let want = whole(wanted(&needs, site));
+            if want == 0 || self.barred(now, site).is_some() {
+                continue;
+            }
+            let Ok(room) = Self::room(self.counts(now, &site.name), site) else {
+                continue;
+            };
+            let pilots = want.min(room);
+            if !in_round(self, site) {
+                let n = want
+                    .div_ceil(policy.attenuation.max(1))
+                    .min(policy.max_per_round)
+                    .min(room);
+                let walltime = choose_walltime(&needs, site, pilots);
+                for _ in 0..n {
+                    self.submit_pilot(now, site, walltime);
+                }
+                self.tables
+                    .edit_site(&site.name, |s| s.last_round = Some(now));
+            }
+            serve(&mut needs, site, f64::from(pilots));
+        }
+    }
+
+    fn submit_pilot(&mut self, now: Timestamp, site: &SiteConfig, walltime: Span) {
+        let key = self.new_pilot(now, site, walltime, false);
+        let useful = site.overhead + self.worth(Some(site)) + site.margin;
+        self.effects.push(Effect::SubmitPilot(PilotOrder {
+            key,
+            site: site.name.clone(),
+            resources: site.slot,
+            walltime,
+            min_walltime: useful.max(site.walltime_min).min(walltime),
+        }));
+    }
+
+    /// Records a new pilot job under a key that no other ever had or will have.
+    pub(crate) fn new_pilot(
+        &mut self,
+        now: Timestamp,
+        site: &SiteConfig,
+        walltime: Span,
+        by_hand: bool,
+    ) -> SubmitKey {
+        let key = loop {
+            let meta = self.tables.edit_meta();
+            meta.last_submit += 1;
+            let text = format!("wp-{}-{:06}", meta.instance, meta.last_submit);
+            match SubmitKey::new(&text) {
+                Ok(key) => break key,
+                // An instance that is no part of a name: leave it out rather than stop.
+                Err(_) => meta.instance.retain(|c| c.is_ascii_alphanumeric()),
+            }
+        };
+        let (state, submit) = if by_hand {
+            (PilotState::Started, SubmitProgress::Known)
+        } else {
+            (PilotState::Submitting, SubmitProgress::Asked)
+        };
+        self.tables.insert_pilot(PilotRecord {
+            version: RECORD_VERSION,
+            key: key.clone(),
+            site: site.name.clone(),
+            by_hand,
+            created: now,
+            resources: site.slot,
+            walltime,
+            state,
+            since: now,
+            reason: None,
+            job: None,
+            submit,
+            cancel: CancelProgress::No,
+            lrm: LrmSide::default(),
+            slot: None,
+            fenced: std::collections::BTreeSet::new(),
+            goodbye: false,
+            last_seq: protocol::ids::EventSeq(0),
+        });
+        let text = if by_hand {
+            "announced, to be started by hand".to_owned()
+        } else {
+            format!(
+                "decided: {} for {walltime} at site {}",
+                site.slot, site.name
+            )
+        };
+        self.note_pilot(now, &key, "decided", text);
+        key
+    }
+
+    /// Withdraws queued pilots that there is no work for any more, the youngest first.
+    pub(crate) fn withdraw_surplus(&mut self, now: Timestamp) {
+        let after = self.config().provision.surplus_after;
+        let (_, surplus) = self.unserved(now);
+        for (site, n) in surplus {
+            let keys: Vec<_> = (self.tables.live(&site).rev())
+                .filter(|p| p.state == PilotState::Queued && p.cancel == CancelProgress::No)
+                .filter(|p| !p.by_hand && p.slot.is_none() && now.since(p.created) >= after)
+                .take(usize::try_from(n).unwrap_or(usize::MAX))
+                .map(|p| p.key.clone())
+                .collect();
+            for key in keys {
+                let text = "withdrawn: there is less work than pilots";
+                let reason = Reason::new(ReasonCode::Surplus, text);
+                self.note_pilot(now, &key, "withdrawn", text.to_owned());
+                self.withdraw(now, &key, reason);
+            }
+        }
+    }
+}
+
+/// Long enough for the longest of what fits, and for the share of each pilot; within the limits.
+fn choose_walltime(needs: &[Need], site: &SiteConfig, pilots: u32) -> Span {
+    let fitting = || {
+        needs
+            .iter()
+            .filter(|n| n.slots(site).is_some() && n.count > 0.0)
+    };
+    let longest = fitting().map(|n| n.longest).max().unwrap_or(Span::ZERO);
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
+    let usable = usable(site).as_millis() as f64;
+    let slots: f64 = fitting().filter_map(|n| n.slots(site)).sum();
+    let share = Span::from_secs_f64(slots * usable / f64::from(pilots.max(1)) / 1000.0);
+    let need = longest.max(share) + site.overhead.times(2) + site.margin.times(2);
+    need.max(site.walltime_min).min(site.walltime_max)
+}

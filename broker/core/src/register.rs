@@ -1,0 +1,126 @@
+//! A pilot starts in its slot: the latest one to register for a pilot job is its pilot, and all
+//! before it are fenced.
+
+use std::collections::BTreeMap;
+
+use protocol::api::PilotState;
+use protocol::codes::ErrorCode;
+use protocol::ids::EventSeq;
+use protocol::messages::{RegisterReply, RegisterRequest};
+use protocol::resources::Resources;
+use protocol::slot::{EndSource, PilotPhase, SlotStatus, SlotUse};
+use protocol::time::{Span, Timestamp};
+
+use crate::effect::Reply;
+use crate::records::{Hold, Log, SlotRecord, SubmitProgress};
+use crate::state::Broker;
+use crate::tables::Note;
+
+impl Broker {
+    pub(crate) fn register(&mut self, now: Timestamp, request: RegisterRequest) -> Reply {
+        let key = request.slot.submit_key.clone();
+        let Some(p) = self.tables.pilots.get(&key) else {
+            return Reply::refused(ErrorCode::NotFound, format!("there is no pilot job {key}"));
+        };
+        if p.site != request.slot.site {
+            let detail = format!(
+                "pilot job {key} belongs to site {}, not {}",
+                p.site, request.slot.site
+            );
+            return Reply::refused(ErrorCode::Forbidden, detail);
+        }
+        if p.fenced.contains(&request.boot) {
+            let detail = format!("pilot job {key} has a later pilot than {}", request.boot);
+            return Reply::refused(ErrorCode::Fenced, detail);
+        }
+        let again = p.slot.as_ref().is_some_and(|s| {
+            s.boot == request.boot && s.facts.incarnation == request.slot.incarnation
+        });
+        if again && p.goodbye {
+            let detail = format!("pilot {} of {key} has said goodbye", request.boot);
+            return Reply::refused(ErrorCode::Fenced, detail);
+        }
+        if again {
+            self.tables.edit_pilot(&key, |p| {
+                if let Some(slot) = &mut p.slot {
+                    slot.heard = now;
+                }
+            });
+        } else {
+            self.take_in(now, request);
+        }
+        let site = self.tables.pilots.get(&key).map(|p| p.site.clone());
+        Reply::Registered(Box::new(RegisterReply {
+            version: protocol::WIRE_VERSION,
+            lease_ttl: self.config().lease_ttl,
+            hold: self.hold(),
+            idle_limit: site
+                .and_then(|s| self.site_config(&s))
+                .and_then(|s| s.idle_limit),
+            now,
+        }))
+    }
+
+    fn take_in(&mut self, now: Timestamp, request: RegisterRequest) {
+        let RegisterRequest {
+            boot, slot, host, ..
+        } = request;
+        let (key, site) = (slot.submit_key.clone(), slot.site.clone());
+        let before: Vec<_> = (self.tables.leases_of(&key))
+            .filter(|l| l.hold == Hold::Held)
+            .map(|l| l.workspace.clone())
+            .collect();
+        for id in before {
+            let why = format!("a later pilot, {boot}, took the slot's place");
+            self.tables
+                .edit_lease(&id, |l| l.hold = Hold::Orphaned { why });
+        }
+        let text = format!(
+            "pilot {boot} registered on node {} with {} until {} (start {}, {} {} {})",
+            slot.node,
+            slot.resources,
+            slot.end,
+            slot.incarnation,
+            host.hypervisor,
+            host.hypervisor_version,
+            host.accelerator
+        );
+        let status = SlotStatus {
+            end: slot.end,
+            end_source: EndSource::SlotFile,
+            phase: PilotPhase::Open,
+            useful: Span::ZERO,
+        };
+        self.tables.edit_pilot(&key, |p| {
+            if let Some(old) = p.slot.take() {
+                p.fenced.insert(old.boot);
+            }
+            p.state = PilotState::Active;
+            p.since = now;
+            p.reason = None;
+            p.goodbye = false;
+            p.submit = SubmitProgress::Known;
+            if p.job.is_none() {
+                p.job.clone_from(&slot.lrm_job_id);
+            }
+            p.slot = Some(SlotRecord {
+                boot,
+                facts: slot,
+                host,
+                registered: now,
+                heard: now,
+                number: 0,
+                status,
+                free: Resources::default(),
+                used: SlotUse::default(),
+                suspend_rate: None,
+                acknowledged: EventSeq(0),
+                told: None,
+                declined: BTreeMap::new(),
+            });
+        });
+        let note = Note::new(now, "registered", text);
+        self.tables.append(Log::Pilot(key), note);
+        self.tables.edit_site(&site, |s| s.died_young = 0);
+    }
+}

@@ -1,0 +1,430 @@
+//! The records with their indexes, and what the running step has touched. Every change goes
+//! through here, so no index and no write to the store can be forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::api::PilotState;
+use protocol::ids::{
+    Generation, IdempotencyKey, SiteName, StateId, SubmitKey, UserName, WorkspaceId,
+};
+use protocol::lrm::JobState;
+use protocol::time::Timestamp;
+use protocol::workspace::WorkspaceState;
+
+use crate::changes::{Changes, Records};
+use crate::queue::Queue;
+use crate::records::{
+    DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log, Meta, PilotRecord, SiteRecord,
+    WorkspaceRecord,
+};
+
+/// What one owner has.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Owned {
+    /// Numbers of all workspaces.
+    pub(crate) numbers: BTreeSet<u64>,
+    /// How many are not final.
+    pub(crate) open: u32,
+    /// How many have a lease.
+    pub(crate) leased: u32,
+}
+
+/// Computes when time alone changes a pilot job; see `pilot_due.rs`.
+pub(crate) type DueOf = fn(&crate::BrokerConfig, &PilotRecord) -> Option<Timestamp>;
+
+#[derive(Clone, Debug, Default)]
+struct Touched {
+    workspaces: BTreeSet<WorkspaceId>,
+    leases: BTreeSet<WorkspaceId>,
+    pilots: BTreeSet<SubmitKey>,
+    sites: BTreeSet<SiteName>,
+    idempotency: BTreeSet<(UserName, IdempotencyKey)>,
+    discards: BTreeSet<StateId>,
+    events: Vec<EventRecord>,
+    meta: bool,
+}
+
+/// All records, all indexes.
+#[derive(Clone, Debug)]
+pub(crate) struct Tables {
+    pub(crate) config: crate::BrokerConfig,
+    due_of: DueOf,
+    pub(crate) meta: Meta,
+    pub(crate) workspaces: BTreeMap<WorkspaceId, WorkspaceRecord>,
+    pub(crate) numbers: BTreeMap<u64, WorkspaceId>,
+    pub(crate) owners: BTreeMap<UserName, Owned>,
+    pub(crate) queue: Queue,
+    pub(crate) leases: BTreeMap<WorkspaceId, LeaseRecord>,
+    slot_leases: BTreeMap<SubmitKey, BTreeSet<WorkspaceId>>,
+    pub(crate) lease_due: BTreeSet<(Timestamp, WorkspaceId)>,
+    pub(crate) pilots: BTreeMap<SubmitKey, PilotRecord>,
+    live: BTreeMap<SiteName, BTreeSet<SubmitKey>>,
+    pub(crate) pilot_due: BTreeSet<(Timestamp, SubmitKey)>,
+    pub(crate) sites: BTreeMap<SiteName, SiteRecord>,
+    pub(crate) idempotency: BTreeMap<(UserName, IdempotencyKey), IdempotencyRecord>,
+    pub(crate) discards: BTreeMap<StateId, DiscardRecord>,
+    site_discards: BTreeMap<SiteName, BTreeSet<StateId>>,
+    touched: Touched,
+}
+
+/// True while a pilot job counts against its site's limits.
+pub(crate) fn is_live(p: &PilotRecord) -> bool {
+    let over_in_lrm = || {
+        p.by_hand
+            || p.lrm.missing_since.is_some()
+            || matches!(p.lrm.state, None | Some(JobState::Ended(_)))
+    };
+    p.state != PilotState::Ended || (p.goodbye && !over_in_lrm())
+}
+
+impl Tables {
+    pub(crate) fn load(config: crate::BrokerConfig, due_of: DueOf, records: Records) -> Self {
+        let mut t = Self {
+            config,
+            due_of,
+            meta: records.meta,
+            workspaces: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            queue: Queue::default(),
+            leases: BTreeMap::new(),
+            slot_leases: BTreeMap::new(),
+            lease_due: BTreeSet::new(),
+            pilots: BTreeMap::new(),
+            live: BTreeMap::new(),
+            pilot_due: BTreeSet::new(),
+            sites: BTreeMap::new(),
+            idempotency: BTreeMap::new(),
+            discards: BTreeMap::new(),
+            site_discards: BTreeMap::new(),
+            touched: Touched::default(),
+        };
+        for w in records.workspaces {
+            t.insert_workspace(w);
+        }
+        for l in records.leases {
+            t.insert_lease(l);
+        }
+        for p in records.pilots {
+            t.insert_pilot(p);
+        }
+        for s in records.sites {
+            t.sites.insert(s.name.clone(), s);
+        }
+        for i in records.idempotency {
+            t.insert_idempotency(i);
+        }
+        for d in records.discards {
+            t.insert_discard(d);
+        }
+        t.touched = Touched::default();
+        t
+    }
+
+    /// What the step changed; the next step starts with nothing.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        let touched = std::mem::take(&mut self.touched);
+        let find = |id: &WorkspaceId| self.leases.get(id).cloned();
+        Changes {
+            workspaces: (touched.workspaces.into_iter())
+                .filter_map(|id| self.workspaces.get(&id).map(|w| (id, w.clone())))
+                .collect(),
+            leases: (touched.leases.into_iter())
+                .map(|id| (id.clone(), find(&id)))
+                .collect(),
+            pilots: (touched.pilots.into_iter())
+                .filter_map(|k| self.pilots.get(&k).map(|p| (k, p.clone())))
+                .collect(),
+            sites: (touched.sites.into_iter())
+                .filter_map(|n| self.sites.get(&n).map(|s| (n, s.clone())))
+                .collect(),
+            idempotency: (touched.idempotency.into_iter())
+                .filter_map(|k| self.idempotency.get(&k).map(|i| (k, i.clone())))
+                .collect(),
+            discards: (touched.discards.into_iter())
+                .map(|id| (id.clone(), self.discards.get(&id).cloned()))
+                .collect(),
+            events: touched.events,
+            meta: touched.meta.then(|| self.meta.clone()),
+        }
+    }
+
+    /// True when this step has moved a workspace.
+    pub(crate) fn moved_workspaces(&self) -> bool {
+        !self.touched.workspaces.is_empty()
+    }
+
+    pub(crate) fn edit_meta(&mut self) -> &mut Meta {
+        self.touched.meta = true;
+        &mut self.meta
+    }
+
+    // Workspaces.
+
+    pub(crate) fn insert_workspace(&mut self, w: WorkspaceRecord) {
+        self.numbers.insert(w.number, w.id.clone());
+        let owned = self.owners.entry(w.owner.clone()).or_default();
+        owned.numbers.insert(w.number);
+        owned.open += u32::from(!w.state.is_final());
+        self.queue.add(&w);
+        self.touched.workspaces.insert(w.id.clone());
+        self.workspaces.insert(w.id.clone(), w);
+    }
+
+    /// Changes a workspace that exists; owner and number stay.
+    pub(crate) fn edit_workspace(
+        &mut self,
+        id: &WorkspaceId,
+        change: impl FnOnce(&mut WorkspaceRecord),
+    ) {
+        let Some(w) = self.workspaces.get_mut(id) else {
+            return;
+        };
+        self.queue.remove(w);
+        let was_open = !w.state.is_final();
+        change(w);
+        if was_open
+            && w.state.is_final()
+            && let Some(owned) = self.owners.get_mut(&w.owner)
+        {
+            owned.open -= 1;
+        }
+        self.queue.add(w);
+        self.touched.workspaces.insert(id.clone());
+    }
+
+    // Leases.
+
+    fn lease_end(&self, l: &LeaseRecord) -> Timestamp {
+        l.expiry + self.config.lease_margin
+    }
+
+    pub(crate) fn insert_lease(&mut self, l: LeaseRecord) {
+        let due = (self.lease_end(&l), l.workspace.clone());
+        self.lease_due.insert(due);
+        self.slot_leases
+            .entry(l.slot.clone())
+            .or_default()
+            .insert(l.workspace.clone());
+        if let Some(owned) = self.owner_of(&l.workspace) {
+            owned.leased += 1;
+        }
+        self.touched.leases.insert(l.workspace.clone());
+        self.leases.insert(l.workspace.clone(), l);
+    }
+
+    pub(crate) fn edit_lease(&mut self, id: &WorkspaceId, change: impl FnOnce(&mut LeaseRecord)) {
+        let margin = self.config.lease_margin;
+        let Some(l) = self.leases.get_mut(id) else {
+            return;
+        };
+        let old = l.expiry;
+        change(l);
+        if l.expiry != old {
+            self.lease_due.remove(&(old + margin, id.clone()));
+            self.lease_due.insert((l.expiry + margin, id.clone()));
+        }
+        self.touched.leases.insert(id.clone());
+    }
+
+    pub(crate) fn remove_lease(&mut self, id: &WorkspaceId) -> Option<LeaseRecord> {
+        let l = self.leases.remove(id)?;
+        let due = (self.lease_end(&l), id.clone());
+        self.lease_due.remove(&due);
+        if let Some(ids) = self.slot_leases.get_mut(&l.slot) {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.slot_leases.remove(&l.slot);
+            }
+        }
+        if let Some(owned) = self.owner_of(id) {
+            owned.leased -= 1;
+        }
+        self.touched.leases.insert(id.clone());
+        Some(l)
+    }
+
+    fn owner_of(&mut self, id: &WorkspaceId) -> Option<&mut Owned> {
+        self.owners.get_mut(&self.workspaces.get(id)?.owner)
+    }
+
+    /// The live leases of a slot, those of its former pilots too.
+    pub(crate) fn leases_of(&self, slot: &SubmitKey) -> impl Iterator<Item = &LeaseRecord> {
+        self.slot_leases
+            .get(slot)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.leases.get(id))
+    }
+
+    // Pilots.
+
+    pub(crate) fn insert_pilot(&mut self, p: PilotRecord) {
+        if is_live(&p) {
+            self.live
+                .entry(p.site.clone())
+                .or_default()
+                .insert(p.key.clone());
+        }
+        if let Some(due) = (self.due_of)(&self.config, &p) {
+            self.pilot_due.insert((due, p.key.clone()));
+        }
+        self.touched.pilots.insert(p.key.clone());
+        self.pilots.insert(p.key.clone(), p);
+    }
+
+    pub(crate) fn edit_pilot(&mut self, key: &SubmitKey, change: impl FnOnce(&mut PilotRecord)) {
+        let Some(p) = self.pilots.get_mut(key) else {
+            return;
+        };
+        let (was_live, was_due) = (is_live(p), (self.due_of)(&self.config, p));
+        change(p);
+        let (live, due) = (is_live(p), (self.due_of)(&self.config, p));
+        if live != was_live {
+            let keys = self.live.entry(p.site.clone()).or_default();
+            if live {
+                keys.insert(key.clone());
+            } else {
+                keys.remove(key);
+            }
+        }
+        if due != was_due {
+            if let Some(at) = was_due {
+                self.pilot_due.remove(&(at, key.clone()));
+            }
+            if let Some(at) = due {
+                self.pilot_due.insert((at, key.clone()));
+            }
+        }
+        self.touched.pilots.insert(key.clone());
+    }
+
+    /// The pilot jobs of a site that count against its limits, oldest first.
+    pub(crate) fn live(&self, site: &SiteName) -> impl DoubleEndedIterator<Item = &PilotRecord> {
+        self.live
+            .get(site)
+            .into_iter()
+            .flatten()
+            .filter_map(|k| self.pilots.get(k))
+    }
+
+    // Sites, keys, discards.
+
+    pub(crate) fn site(&self, name: &SiteName) -> SiteRecord {
+        self.sites
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| SiteRecord::new(name.clone()))
+    }
+
+    /// Changes what is known of a site; nothing is written when the change changes nothing.
+    pub(crate) fn edit_site(&mut self, name: &SiteName, change: impl FnOnce(&mut SiteRecord)) {
+        let before = self.site(name);
+        let mut after = before.clone();
+        change(&mut after);
+        if after != before {
+            self.sites.insert(name.clone(), after);
+            self.touched.sites.insert(name.clone());
+        }
+    }
+
+    pub(crate) fn insert_idempotency(&mut self, i: IdempotencyRecord) {
+        let key = (i.owner.clone(), i.key.clone());
+        self.touched.idempotency.insert(key.clone());
+        self.idempotency.insert(key, i);
+    }
+
+    pub(crate) fn insert_discard(&mut self, d: DiscardRecord) {
+        self.site_discards
+            .entry(d.site.clone())
+            .or_default()
+            .insert(d.state.clone());
+        self.touched.discards.insert(d.state.clone());
+        self.discards.insert(d.state.clone(), d);
+    }
+
+    pub(crate) fn remove_discard(&mut self, id: &StateId) {
+        if let Some(d) = self.discards.remove(id) {
+            if let Some(ids) = self.site_discards.get_mut(&d.site) {
+                ids.remove(id);
+            }
+            self.touched.discards.insert(id.clone());
+        }
+    }
+
+    pub(crate) fn discards_at(&self, site: &SiteName) -> impl Iterator<Item = &DiscardRecord> {
+        self.site_discards
+            .get(site)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.discards.get(id))
+    }
+
+    // Events.
+
+    /// Appends to a log, under the next number.
+    pub(crate) fn append(&mut self, log: Log, note: Note) {
+        let seq = match &log {
+            Log::Workspace(id) => {
+                let Some(w) = self.workspaces.get_mut(id) else {
+                    return;
+                };
+                w.last_seq = w.last_seq.next();
+                self.touched.workspaces.insert(id.clone());
+                w.last_seq
+            }
+            Log::Pilot(key) => {
+                let Some(p) = self.pilots.get_mut(key) else {
+                    return;
+                };
+                p.last_seq = p.last_seq.next();
+                self.touched.pilots.insert(key.clone());
+                p.last_seq
+            }
+        };
+        let (generation, slot) = note.lease.unzip();
+        self.touched.events.push(EventRecord {
+            log,
+            seq,
+            at: note.at,
+            kind: note.kind,
+            state: note.state,
+            generation,
+            slot,
+            text: note.text,
+            data: note.data,
+        });
+    }
+}
+
+/// An event before it has its number.
+#[derive(Clone, Debug)]
+pub(crate) struct Note {
+    pub(crate) at: Timestamp,
+    pub(crate) kind: String,
+    pub(crate) text: String,
+    pub(crate) state: Option<WorkspaceState>,
+    pub(crate) lease: Option<(Generation, SubmitKey)>,
+    pub(crate) data: serde_json::Value,
+}
+
+impl Note {
+    pub(crate) fn new(at: Timestamp, kind: &str, text: impl Into<String>) -> Self {
+        Self {
+            at,
+            kind: kind.to_owned(),
+            text: text.into(),
+            state: None,
+            lease: None,
+            data: serde_json::Value::Null,
+        }
+    }
+
+    /// The same, said of a lease.
+    pub(crate) fn of_lease(self, l: &LeaseRecord) -> Self {
+        Self {
+            lease: Some((l.generation, l.slot.clone())),
+            ..self
+        }
+    }
+}
