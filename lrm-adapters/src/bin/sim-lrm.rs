@@ -1,3 +1,10 @@
-//! `sim-lrm`: see `sim-lrm --help`.
+//! `sim-lrm`: the simulated LRM's daemon and command; see `sim-lrm --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use lrm_adapters::sim::cli::{Cli, run};
+
+fn main() -> ExitCode {
+    run(Cli::parse())
+}

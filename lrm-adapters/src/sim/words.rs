@@ -12,6 +12,8 @@ pub const EXIT_USAGE: u8 = 2;
 pub const EXIT_REFUSED: i32 = 3;
 /// The daemon knows no such job or node.
 pub const EXIT_NO_SUCH_JOB: i32 = 4;
+/// `wait`: the job is over, and not by exiting with code 0.
+pub const EXIT_ENDED_BADLY: u8 = 5;
 
 /// The word for a state, as Slurm would say it where it has a word.
 pub fn state_word(state: &JobState) -> &str {
