@@ -40,15 +40,24 @@ pub fn parse_toml<T: de::DeserializeOwned>(file: &str, text: &str) -> Result<T, 
     parse_toml_with(file, text, |_| None)
 }
 
-/// As [`parse_toml`]; `hint` may say what to do about an unknown key (told by its name), where
-/// that is more than a misspelling.
+/// What is wrong with a key, for who knows the file's keys and can say what to write instead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyProblem<'k> {
+    /// A key that is not known where it stands.
+    Unknown(&'k str),
+    /// A key that must be there and is not.
+    Missing(&'k str),
+}
+
+/// As [`parse_toml`]; `hint` may say what to do about an unknown or missing key, where it knows
+/// more than that the name looks like another.
 ///
 /// # Errors
 /// The text is not TOML, or not what `T` wants.
 pub fn parse_toml_with<T: de::DeserializeOwned>(
     file: &str,
     text: &str,
-    hint: impl Fn(&str) -> Option<String>,
+    hint: impl Fn(KeyProblem<'_>) -> Option<String>,
 ) -> Result<T, FileError> {
     toml::from_str(text).map_err(|e| FileError {
         file: file.to_owned(),
@@ -93,8 +102,14 @@ fn member<'t, 'i>(table: &'t DeTable<'i>, key: &str) -> Option<Member<'t, 'i>> {
 
 /// The position, the line with a caret, and the message.
 fn show(text: &str, span: Option<Range<usize>>, message: &str) -> String {
-    let Some(span) = span.filter(|s| text.is_char_boundary(s.start) && !text.trim().is_empty())
-    else {
+    // What is missing from the whole document stands nowhere.
+    let somewhere = |s: &Range<usize>| {
+        text.is_char_boundary(s.start)
+            && !text.trim().is_empty()
+            && *s != (0..text.len())
+            && *s != (0..0)
+    };
+    let Some(span) = span.filter(somewhere) else {
         return message.to_owned();
     };
     // A position behind the last line (something is missing at the end) is shown at that line.
@@ -119,9 +134,9 @@ fn show(text: &str, span: Option<Range<usize>>, message: &str) -> String {
 }
 
 /// The parser's message in words for people, with help where there is some.
-fn reword(message: &str, hint: &impl Fn(&str) -> Option<String>) -> String {
+fn reword(message: &str, hint: &impl Fn(KeyProblem<'_>) -> Option<String>) -> String {
     if let Some((name, known)) = name_and_known(message, "unknown field `") {
-        let help = match (hint(name), nearest(name, &known)) {
+        let help = match (hint(KeyProblem::Unknown(name)), nearest(name, &known)) {
             (Some(hint), _) => hint,
             (None, Some(near)) => format!("did you mean `{near}`?"),
             (None, None) => format!("the keys here are {}", list(&known)),
@@ -139,7 +154,9 @@ fn reword(message: &str, hint: &impl Fn(&str) -> Option<String>) -> String {
         .strip_prefix("missing field `")
         .and_then(|m| m.strip_suffix('`'))
     {
-        return format!("missing field `{name}`\nhelp: add a line or section for `{name}`");
+        let help = hint(KeyProblem::Missing(name))
+            .unwrap_or_else(|| format!("add a line or section for `{name}`"));
+        return format!("missing field `{name}`\nhelp: {help}");
     }
     if let Some((found, wanted)) = message
         .strip_prefix("invalid type: ")

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, de};
 
-pub use crate::file_error::{FileError, parse_toml, parse_toml_with};
+pub use crate::file_error::{FileError, KeyProblem, parse_toml, parse_toml_with};
 use crate::time::Span;
 
 /// A span in a file: `"90s"`, `"2h 30m"`. Numbers without a unit and negative spans are refused.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::resources::Resources;
-use crate::text::{FileError, SizeText, SpanText, parse_toml_with};
+use crate::text::{FileError, KeyProblem, SizeText, SpanText, parse_toml_with};
 use crate::workspace::{
     AdvanceTo, Artefact, Context, Disk, DiskFormat, Image, Network, OnEviction, Policy,
     WorkspaceSpec,
@@ -89,7 +89,10 @@ struct ContextSection {
 /// Not TOML, an unknown or missing key, a value out of range: with line, caret and help where
 /// the position is known.
 pub fn parse_request(file: &str, base_dir: &str, text: &str) -> Result<WorkspaceSpec, FileError> {
-    let raw: RequestFile = parse_toml_with(file, text, |key| home_of(text, key))?;
+    let raw: RequestFile = parse_toml_with(file, text, |problem| match problem {
+        KeyProblem::Unknown(key) => home_of(text, key),
+        KeyProblem::Missing(key) => example_of(key).map(|example| format!("add {example}")),
+    })?;
     let place = |path: String| {
         if path.starts_with('/') || path.contains("://") {
             path
@@ -162,6 +165,18 @@ pub fn parse_request(file: &str, base_dir: &str, text: &str) -> Result<Workspace
     match spec.fault() {
         None => Ok(spec),
         Some(fault) => Err(FileError::at_key(file, text, &fault.key, &fault.message)),
+    }
+}
+
+/// A required key as it may be written.
+fn example_of(key: &str) -> Option<&'static str> {
+    match key {
+        "name" => Some("`name = \"my-guest\"` at the top"),
+        "run_time" => Some("`run_time = \"2h\"` at the top: how long the guest needs to run"),
+        "image" => Some("a section [image] with a `kernel`, or [[image.disk]] with a `base`"),
+        "resources" => Some("a section [resources] with `memory = \"512 MiB\"`"),
+        "memory" => Some("`memory = \"512 MiB\"`: how much the guest needs"),
+        _ => None,
     }
 }
 

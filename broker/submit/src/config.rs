@@ -240,6 +240,24 @@ mod tests {
     }
 
     #[test]
+    fn colours_are_for_terminals_that_want_them() {
+        let colour = |choice: Option<ColorChoice>, environment: bool| {
+            let global = Global {
+                color: choice,
+                ..Global::default()
+            };
+            let environment = Environment {
+                colour: environment,
+                ..Environment::default()
+            };
+            output(&global, &environment).colour
+        };
+        assert!(colour(None, true) && !colour(None, false));
+        assert!(colour(Some(ColorChoice::Always), false));
+        assert!(!colour(Some(ColorChoice::Never), true));
+    }
+
+    #[test]
     fn a_missing_setting_says_where_it_can_be_given() {
         let nothing = client(&Global::default(), &Environment::default(), &quiet()).unwrap_err();
         assert!(nothing.help().unwrap().contains("PILOT_BROKER"));

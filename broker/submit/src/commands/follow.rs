@@ -167,8 +167,8 @@ fn ended(output: &Output, view: &WorkspaceView) -> Result<i32, Failure> {
                 view.spec.name,
                 words::printable(reason),
                 words::span(view.run),
-                times(view.suspends),
-                times(view.restarts),
+                words::times(view.suspends),
+                words::times(view.restarts),
             ))?;
         }
     }
@@ -177,13 +177,6 @@ fn ended(output: &Output, view: &WorkspaceView) -> Result<i32, Failure> {
         WorkspaceState::Cancelled => exit::CANCELLED,
         _ => exit::FAILED,
     })
-}
-
-fn times(n: u32) -> String {
-    match n {
-        1 => "once".into(),
-        n => format!("{n} times"),
-    }
 }
 
 /// The line at the bottom of a terminal: where the guest is, how long it ran, when its slot ends.
@@ -294,4 +287,52 @@ async fn find_slot(client: &Client, key: &SubmitKey) -> Option<SlotView> {
     };
     let page = client.slots(None, &page).await.ok()?;
     page.items.into_iter().find(|s| &s.submit_key == key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_status_line_counts_on_by_itself() {
+        let output = Output {
+            detail: Detail::Human,
+            colour: false,
+            wrap: false,
+            live: true,
+        };
+        let view = include_str!("../../tests/fixtures/workspace.json");
+        let slot = include_str!("../../tests/fixtures/slot.json");
+        let (view, slot): (WorkspaceView, SlotView) = (
+            serde_json::from_str(view).unwrap(),
+            serde_json::from_str(slot).unwrap(),
+        );
+        let now = Timestamp::parse("2026-11-21T08:20:00Z").unwrap();
+        let mut status = StatusLine::new(&output, view.clone());
+        assert_eq!(
+            status.text(now),
+            "counter: running, ran 1m 32s of 3m, on n2"
+        );
+        status.learn(Some((view.clone(), Some(slot))));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let later = now + protocol::time::Span::from_secs(10);
+        assert_eq!(
+            status.text(later),
+            "counter: running, ran 1m 42s of 3m, on n2, slot ends in 9m 50s"
+        );
+        status.learn(None);
+        tokio::time::advance(Duration::from_secs(1000)).await;
+        assert!(
+            status.text(later).contains("ran 3m of 3m"),
+            "never more than is needed"
+        );
+        let elsewhere = WorkspaceView {
+            state: WorkspaceState::Queued,
+            slot: None,
+            node: None,
+            ..view
+        };
+        status.learn(Some((elsewhere, None)));
+        assert_eq!(status.text(later), "counter: queued, ran 1m 32s of 3m");
+    }
 }

@@ -8,7 +8,7 @@ use protocol::slot::PilotPhase;
 use protocol::time::Timestamp;
 
 use super::table::{draw, pairs};
-use super::words::{ago, bytes, clock, instant, mib, printable, span};
+use super::words::{ago, bytes, clock, instant, mib, printable, span, times};
 use super::{Cell, Output, Tone};
 
 /// A table of workspaces.
@@ -52,7 +52,11 @@ pub fn workspace(w: &WorkspaceView, now: Timestamp) -> String {
     ));
     lines.push((
         "so far",
-        format!("{} suspends, {} restarts", w.suspends, w.restarts),
+        format!(
+            "suspended {}, restarted {}",
+            times(w.suspends),
+            times(w.restarts)
+        ),
     ));
     if let Some(saved) = &w.saved {
         let size = bytes(saved.bytes);
@@ -217,4 +221,94 @@ pub fn slots(items: &[SlotView], now: Timestamp, output: &Output) -> String {
         "overrun",
     ];
     draw(output, &head, rows.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Detail;
+    use serde::de::DeserializeOwned;
+
+    const WORKSPACE: &str = include_str!("../../tests/fixtures/workspace.json");
+
+    fn now() -> Timestamp {
+        Timestamp::parse("2026-11-21T08:20:00Z").unwrap()
+    }
+
+    fn output(colour: bool) -> Output {
+        Output {
+            detail: Detail::Human,
+            colour,
+            wrap: false,
+            live: false,
+        }
+    }
+
+    fn one<T: DeserializeOwned>(json: &str) -> Vec<T> {
+        vec![serde_json::from_str(json).unwrap()]
+    }
+
+    #[test]
+    fn a_table_of_workspaces() {
+        insta::assert_snapshot!(workspaces(&one(WORKSPACE), now(), &output(false)), @r"
+        ID       NAME     STATE    RAN           NODE  FOR  REASON
+        ws-0001  counter  running  1m 32s of 3m  n2    29s  resumed after the end of slot siteA-7
+        ");
+        insta::assert_snapshot!(workspaces(&[], now(), &output(false)), @"ID  NAME  STATE  RAN  NODE  FOR  REASON");
+    }
+
+    #[test]
+    fn states_are_coloured_where_colours_are_wanted() {
+        let coloured = workspaces(&one(WORKSPACE), now(), &output(true));
+        assert!(coloured.contains("\x1b["), "{coloured:?}");
+        let plain = workspaces(&one(WORKSPACE), now(), &output(false));
+        assert!(!plain.contains('\x1b'), "{plain:?}");
+    }
+
+    #[test]
+    fn all_about_a_workspace() {
+        let view: WorkspaceView = serde_json::from_str(WORKSPACE).unwrap();
+        insta::assert_snapshot!(workspace(&view, now()), @r"
+        workspace  ws-0001
+        name       counter
+        owner      ada
+        state      running
+        since      2026-11-21 08:19:30Z (29s ago)
+        reason     resumed after the end of slot siteA-7 [slot_ending]
+        slot       siteA-8 on n2, lease 2
+        ran        1m 32s of 3m
+        so far     suspended once, restarted 0 times
+        saved      ws-0001.g1 at siteA, 128 MiB, 2026-11-21 08:10:00Z
+        accepted   2026-11-21 08:00:00Z
+        needs      1 core, 128 MiB memory, 1.5 GiB disk
+        image      /img/vmlinux (no digest)
+        image      https://img.example.org/d.img (blake3:0000000000000000000000000000000000000000000000000000000000000000)
+        ");
+    }
+
+    #[test]
+    fn tables_of_the_infrastructure() {
+        let site = include_str!("../../tests/fixtures/site.json");
+        insta::assert_snapshot!(sites(&one(site), &output(false)), @r"
+        SITE   LRM  QUEUED  RUNNING  LARGEST SLOT                        WALLTIME  OVERRUN  STATE
+        siteA  sim  2       1        4 cores, 8 GiB memory, 20 GiB disk  1h        none     held back: back-off after 3 failed submits
+        ");
+        let pilot = include_str!("../../tests/fixtures/pilot.json");
+        insta::assert_snapshot!(pilots(&one(pilot), now(), &output(false)), @r"
+        PILOT JOB  SITE   LRM JOB  STATE   AGE  REASON
+        siteA-8    siteA  8        active  5m
+        ");
+        let slot = include_str!("../../tests/fixtures/slot.json");
+        insta::assert_snapshot!(slots(&one(slot), now(), &output(false)), @r"
+        SLOT     SITE   NODE  STATE  ENDS    FREE CORES  FREE MEMORY       GUESTS   BOOT   RUN  SUSPEND  IDLE  OVERRUN
+        siteA-8  siteA  n2    open   in 10m  3 of 4      7.8 GiB of 8 GiB  ws-0001  250ms  1m   0s       1s    none
+        ");
+    }
+
+    #[test]
+    fn what_a_guest_or_broker_says_can_not_steer_the_terminal() {
+        let json = r#"{"seq":1,"at":"2026-11-21T08:20:00Z","kind":"x","text":"a\u001b[2J\nb"}"#;
+        let event_line = event(&serde_json::from_str(json).unwrap(), &output(false));
+        assert_eq!(event_line, "08:20:00               a [2J b");
+    }
 }

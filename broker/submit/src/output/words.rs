@@ -57,6 +57,14 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
+/// How often: `once`, `3 times`.
+pub fn times(n: u32) -> String {
+    match n {
+        1 => "once".into(),
+        n => format!("{n} times"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
