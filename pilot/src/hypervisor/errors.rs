@@ -2,12 +2,31 @@
 
 use protocol::codes::{Reason, ReasonCode};
 
+/// A driver can't be set up on this node.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SetupError {
+    /// QEMU needs to be told its accelerator.
+    #[error(
+        "the slot file names no accelerator for QEMU; write `accelerator = \"tcg\"` or \"kvm\""
+    )]
+    NoAccelerator,
+    /// QEMU takes paths as UTF-8 only.
+    #[error("the path {} is not UTF-8", .0.display())]
+    OddPath(std::path::PathBuf),
+    /// The store can't be used.
+    #[error("the store can't be used: {0}")]
+    Store(String),
+}
+
 /// A guest could not be brought to the node. Nothing was started.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StageError {
     /// An artefact can't be found or read.
     #[error("{0}")]
     ImageMissing(String),
+    /// The artefact's server or file system does not answer now; another time it may.
+    #[error("{0}")]
+    Unreachable(String),
     /// An artefact is not what its digest says.
     #[error("{0}")]
     ImageCorrupt(String),
@@ -29,7 +48,7 @@ impl StageError {
     /// The reason as the broker gets it.
     pub fn reason(&self) -> Reason {
         let code = match self {
-            Self::ImageMissing(_) => ReasonCode::ImageMissing,
+            Self::ImageMissing(_) | Self::Unreachable(_) => ReasonCode::ImageMissing,
             Self::ImageCorrupt(_) => ReasonCode::ImageCorrupt,
             Self::StateCorrupt(_) => ReasonCode::StateCorrupt,
             Self::StateIncompatible(_) => ReasonCode::StateIncompatible,
@@ -43,7 +62,8 @@ impl StageError {
     pub const fn permanent(&self) -> bool {
         match self {
             Self::ImageMissing(_) | Self::ImageCorrupt(_) => true,
-            Self::StateCorrupt(_)
+            Self::Unreachable(_)
+            | Self::StateCorrupt(_)
             | Self::StateIncompatible(_)
             | Self::DiskFull(_)
             | Self::Node(_) => false,

@@ -11,8 +11,8 @@
 //!    running. It must be called on the thread that lives as long as the pilot: the guest's
 //!    process dies with that thread.
 //! 3. **pause** and **cont** are idempotent. A paused guest keeps its memory and executes nothing.
-//! 4. **shutdown** asks the guest to switch itself off, as its power button would; it returns at
-//!    once, may be repeated, and the guest may ignore it. **kill** ends the process whatever
+//! 4. **shutdown** asks the guest to switch itself off, as its power button would, and lets a
+//!    paused one go so that it can; it returns at once and the guest may ignore it. **kill** ends the process whatever
 //!    state it is in (also hung or stopped), returns when it is gone, and may be repeated.
 //! 5. **suspend** makes a complete, verified, durable state and ends the guest; or it makes
 //!    nothing at all (no file is left of it) and says whether the guest is alive, in which case it
@@ -28,25 +28,260 @@
 //! One conformance suite, `tests/hypervisor_conformance.rs`, runs on every driver.
 
 mod errors;
+mod fetch;
+mod null;
+mod offload;
+mod qemu;
+mod stage;
+mod state;
+mod stopwatch;
 mod types;
 
-pub use errors::{ControlError, StageError, StartError, SuspendError};
+use std::path::{Path, PathBuf};
+
+use image_store::{StateError, Store};
+use protocol::ids::StateId;
+use protocol::slot_file::{HypervisorKind, HypervisorSection};
+use tokio::sync::mpsc;
+
+pub use errors::{ControlError, SetupError, StageError, StartError, SuspendError};
+use null::{NullDriver, NullGuest};
+use offload::offload;
+use qemu::{QemuDriver, QemuGuest};
+use stage::Parts;
 pub use types::{
     ExitHow, GuestEvent, GuestId, Setup, StageRequest, SuspendOrder, Suspended, WhenLate,
 };
 
-// Being written, signatures are settled:
-//
-// Hypervisor::new(section: &HypervisorSection, setup: Setup) -> Result<Hypervisor, SetupError>   (cheap, sync; Clone)
-// hypervisor.stage(StageRequest).await -> Result<StagedGuest, StageError>
-// hypervisor.start(StagedGuest).await -> Result<(Guest, GuestEvents), StartError>   boot or resume
-// hypervisor.discard(&StateId).await -> Result<(), io::Error>                       idempotent
-// hypervisor.state_tmp(&StateId) -> PathBuf                                         for the journal, before suspend
-//
-// StagedGuest: is_resume(), bytes_to_load()
-// GuestEvents: next().await -> Option<GuestEvent>     (hand it to one task)
-// Guest (Clone; all &self): pause().await, cont().await, shutdown().await -> Result<(), ControlError>
-//   kill().await                       returns when the process is gone; never fails
-//   suspend(SuspendOrder).await -> Result<Suspended, SuspendError>; abort_suspend()
-//   resident_bytes() -> u64 (upper bound of what a suspend writes), pid() -> Option<u32>
-//   console_path() -> &Path, id() -> &GuestId
+/// A hypervisor on this node. Cheap to clone; clones share the driver.
+#[derive(Clone, Debug)]
+pub struct Hypervisor {
+    driver: Driver,
+    store: Store,
+}
+
+#[derive(Clone, Debug)]
+enum Driver {
+    Qemu(QemuDriver),
+    Null(NullDriver),
+}
+
+impl Hypervisor {
+    /// The driver that the slot file names. Starts nothing; makes the store's directories.
+    ///
+    /// # Errors
+    /// The section lacks something that the driver needs, or the store can't be used.
+    pub fn new(section: &HypervisorSection, setup: Setup) -> Result<Self, SetupError> {
+        let store = Store::open(&setup.store).map_err(|e| SetupError::Store(e.to_string()))?;
+        let driver = match section.kind {
+            HypervisorKind::Qemu => Driver::Qemu(QemuDriver::new(section, setup, store.clone())?),
+            HypervisorKind::Null => Driver::Null(NullDriver::new(setup, store.clone())),
+        };
+        Ok(Self { driver, store })
+    }
+
+    /// Brings a guest's files to the node and verifies them (rule 1). Takes as long as the
+    /// downloads and hashes take; dropped, it starts nothing more.
+    ///
+    /// # Errors
+    /// Something is missing, altered or does not fit. The guest's directory may have been made.
+    pub async fn stage(&self, request: StageRequest) -> Result<StagedGuest, StageError> {
+        let parts = match &self.driver {
+            Driver::Qemu(d) => d.stage(request).await,
+            Driver::Null(d) => d.stage(request).await,
+        };
+        parts.map(|parts| StagedGuest { parts })
+    }
+
+    /// Boots or resumes a staged guest (rule 2). Call it from the main thread.
+    ///
+    /// # Errors
+    /// The guest does not run; nothing of it is left but its directory.
+    pub async fn start(&self, staged: StagedGuest) -> Result<(Guest, GuestEvents), StartError> {
+        let (kind, events) = match &self.driver {
+            Driver::Qemu(d) => {
+                let (guest, events) = d.start(staged.parts).await?;
+                (Kind::Qemu(guest), events)
+            }
+            Driver::Null(d) => {
+                let (guest, events) = d.start(staged.parts)?;
+                (Kind::Null(guest), events)
+            }
+        };
+        Ok((Guest { kind }, GuestEvents(events)))
+    }
+
+    /// Removes a state that nobody needs any more. One that is not there is fine. A guest that
+    /// was resumed from it must have ended.
+    ///
+    /// # Errors
+    /// It can't be removed.
+    pub async fn discard(&self, id: &StateId) -> Result<(), StateError> {
+        let (store, id) = (self.store.clone(), id.clone());
+        let path = store.state_dir(&id);
+        match offload("discard-state", move || store.discard(&id)).await {
+            Ok(result) => result,
+            Err(source) => Err(StateError::Io {
+                operation: "discard",
+                path,
+                source,
+            }),
+        }
+    }
+
+    /// Where a suspend of this guest will work before its state exists: for the journal.
+    ///
+    /// # Errors
+    /// The guest's state can't be named; a suspend of it would fail.
+    pub fn state_tmp(&self, guest: &GuestId) -> Result<PathBuf, protocol::ids::IdError> {
+        guest.state_id().map(|id| self.store.state_tmp(&id))
+    }
+
+    /// The site's store.
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+/// A guest that is in place and verified, not started.
+#[derive(Debug)]
+pub struct StagedGuest {
+    parts: Parts,
+}
+
+impl StagedGuest {
+    /// Which.
+    pub const fn id(&self) -> &GuestId {
+        &self.parts.request.guest
+    }
+
+    /// True when it will be resumed from a state, false when it boots from its image.
+    pub const fn is_resume(&self) -> bool {
+        self.parts.state.is_some()
+    }
+}
+
+/// What a guest does without being told; ends with [`GuestEvent::Exited`].
+#[derive(Debug)]
+pub struct GuestEvents(mpsc::UnboundedReceiver<GuestEvent>);
+
+impl GuestEvents {
+    /// Waits for the next event; none after the last. Can be dropped and called again.
+    pub async fn next(&mut self) -> Option<GuestEvent> {
+        self.0.recv().await
+    }
+}
+
+/// A running guest. Cheap to clone; clones are handles of the same guest. Dropping the last one
+/// does not end the guest.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Qemu(QemuGuest),
+    Null(NullGuest),
+}
+
+impl Guest {
+    /// Which.
+    pub fn id(&self) -> &GuestId {
+        &self.parts().request.guest
+    }
+
+    fn parts(&self) -> &Parts {
+        match &self.kind {
+            Kind::Qemu(g) => g.parts(),
+            Kind::Null(g) => g.parts(),
+        }
+    }
+
+    /// File of what the guest says under this lease; grows only.
+    pub fn console_path(&self) -> &Path {
+        match &self.kind {
+            Kind::Qemu(g) => g.console_path(),
+            Kind::Null(g) => g.console_path(),
+        }
+    }
+
+    /// Its process, where it is one; for the journal.
+    pub fn pid(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::Qemu(g) => g.pid(),
+            Kind::Null(_) => None,
+        }
+    }
+
+    /// Upper bound of the bytes that a suspend would write now for memory and devices.
+    pub fn resident_bytes(&self) -> u64 {
+        match &self.kind {
+            Kind::Qemu(g) => g.resident_bytes(),
+            Kind::Null(_) => NullGuest::resident_bytes(),
+        }
+    }
+
+    /// Stops the guest in memory. Idempotent.
+    ///
+    /// # Errors
+    /// It is gone, or the hypervisor refuses or hangs.
+    pub async fn pause(&self) -> Result<(), ControlError> {
+        match &self.kind {
+            Kind::Qemu(g) => g.pause().await,
+            Kind::Null(g) => g.pause(),
+        }
+    }
+
+    /// Lets a paused guest, or one that was stopped by an I/O error, go on. Idempotent.
+    ///
+    /// # Errors
+    /// It is gone, or the hypervisor refuses or hangs.
+    pub async fn cont(&self) -> Result<(), ControlError> {
+        match &self.kind {
+            Kind::Qemu(g) => g.cont().await,
+            Kind::Null(g) => g.cont(),
+        }
+    }
+
+    /// Presses the guest's power button, again and again while it boots; lets a paused guest go
+    /// so that it can obey. Its end comes as an event, or never.
+    ///
+    /// # Errors
+    /// It is gone, or the hypervisor refuses or hangs.
+    pub async fn shutdown(&self) -> Result<(), ControlError> {
+        match &self.kind {
+            Kind::Qemu(g) => g.shutdown().await,
+            Kind::Null(g) => g.shutdown(),
+        }
+    }
+
+    /// Kills the guest; returns when its process is gone. A process that hangs in the kernel (a
+    /// dead file server) makes it wait: bound it where time matters.
+    pub async fn kill(&self) {
+        match &self.kind {
+            Kind::Qemu(g) => g.kill().await,
+            Kind::Null(g) => g.kill(),
+        }
+    }
+
+    /// Suspends the guest to the store (rule 5). On success it is gone.
+    ///
+    /// # Errors
+    /// There is no state, and no file of one; the error says whether the guest runs on.
+    pub async fn suspend(&self, order: SuspendOrder) -> Result<Suspended, SuspendError> {
+        match &self.kind {
+            Kind::Qemu(g) => g.suspend(order).await,
+            Kind::Null(g) => g.suspend(order).await,
+        }
+    }
+
+    /// Calls off the suspend that is under way; it then ends as one that took too long. Without
+    /// one, nothing happens.
+    pub fn abort_suspend(&self) {
+        match &self.kind {
+            Kind::Qemu(g) => g.abort_suspend(),
+            Kind::Null(g) => g.abort_suspend(),
+        }
+    }
+}

@@ -9,6 +9,9 @@ use protocol::lease::StateRef;
 use protocol::time::{Span, Timestamp};
 use protocol::workspace::WorkspaceSpec;
 
+use crate::exec_guest::Trampoline;
+use crate::journal::Marker;
+
 /// Which guest: one workspace under one lease. Shown as `<workspace>.g<generation>`, which is
 /// also the name of the state that its suspend makes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -42,9 +45,8 @@ pub struct Setup {
     pub site: SiteName,
     /// Root of the site's store of artefacts and states. Made if missing.
     pub store: PathBuf,
-    /// The program that starts guests so that they die with the pilot: the pilot itself
-    /// (`exec-guest`). None finds the running program; tests name the built pilot.
-    pub trampoline: Option<PathBuf>,
+    /// Starts the guests' processes so that they die with the pilot.
+    pub trampoline: Trampoline,
 }
 
 /// A guest that is to be brought to the node.
@@ -59,9 +61,9 @@ pub struct StageRequest {
     /// Directory of this guest alone, inside the slot's scratch. The caller has it in its
     /// journal, the driver makes it, the caller removes it when the guest is gone.
     pub dir: PathBuf,
-    /// Stands among the arguments of the guest's process, so that a reclaim can tell it from
-    /// all others. Letters, digits, `.`, `_`, `-` and `:`.
-    pub marker: String,
+    /// The journal's mark for the guest's process; ask the journal for it before staging. It
+    /// also stands in the guest's name among the arguments of its process.
+    pub marker: Marker,
 }
 
 /// How and by when to suspend.

@@ -1,4 +1,5 @@
-//! The little of the qcow2 format that is needed here: make an empty layer, read a size.
+//! The little of the qcow2 format that is needed here: make an empty layer, read a size,
+//! make one layer of several.
 //!
 //! A layer names no backing file: whoever opens it says explicitly what is below. So a layer can
 //! be moved anywhere, and a stranger's header can't make the hypervisor open a file of ours.
@@ -11,49 +12,78 @@ use protocol::workspace::DiskFormat;
 
 use crate::durable::create_new;
 
+mod merge;
+
+pub use merge::merge;
+
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
 /// Bytes of the disk that one entry of the first-level table stands for.
 const PER_ENTRY: u64 = CLUSTER * (CLUSTER / 8);
 const MAGIC: [u8; 4] = *b"QFI\xfb";
 
-/// Makes an empty layer for a disk of `size` bytes, rounded up to whole sectors.
-///
-/// # Errors
-/// The file exists, or can't be written.
-pub fn create_layer(path: &Path, size: u64) -> io::Result<()> {
-    let size = size.next_multiple_of(512);
-    let entries = size.div_ceil(PER_ENTRY).max(1);
-    let table = (entries * 8).div_ceil(CLUSTER);
-    let entries = u32::try_from(entries).map_err(|_| io::Error::other("the disk is too large"))?;
+/// The tables that a disk of some size needs.
+#[derive(Clone, Copy)]
+struct Geometry {
+    size: u64,
+    /// Entries of the first-level table.
+    entries: u32,
+    /// Clusters that it takes.
+    table_clusters: u64,
+}
 
+impl Geometry {
+    fn of(size: u64) -> io::Result<Self> {
+        let size = size.next_multiple_of(512);
+        let entries = size.div_ceil(PER_ENTRY).max(1);
+        Ok(Self {
+            size,
+            entries: u32::try_from(entries)
+                .map_err(|_| io::Error::other("the disk is too large"))?,
+            table_clusters: (entries * 8).div_ceil(CLUSTER),
+        })
+    }
+}
+
+/// The header of a layer with its first-level table at `table` and the directory of its
+/// reference counts, `clusters` long, at `counts`.
+fn header(geometry: Geometry, table: u64, counts: u64, clusters: u32) -> Vec<u8> {
     let mut head = Vec::with_capacity(104);
     head.extend(MAGIC);
     head.extend(3_u32.to_be_bytes());
     head.extend([0; 12]); // no backing file
     head.extend(CLUSTER_BITS.to_be_bytes());
-    head.extend(size.to_be_bytes());
+    head.extend(geometry.size.to_be_bytes());
     head.extend(0_u32.to_be_bytes()); // not encrypted
-    head.extend(entries.to_be_bytes());
-    head.extend((3 * CLUSTER).to_be_bytes()); // first-level table
-    head.extend(CLUSTER.to_be_bytes()); // reference count table
-    head.extend(1_u32.to_be_bytes());
+    head.extend(geometry.entries.to_be_bytes());
+    head.extend(table.to_be_bytes());
+    head.extend(counts.to_be_bytes());
+    head.extend(clusters.to_be_bytes());
     head.extend([0; 12]); // no snapshots
     head.extend([0; 24]); // no features
     head.extend(4_u32.to_be_bytes()); // reference counts of 16 bits
-    head.extend(104_u32.to_be_bytes()); // this header
+    head.extend(104_u32.to_be_bytes()); // the length of this header
+    head
+}
 
+/// Makes an empty layer for a disk of `size` bytes, rounded up to whole sectors.
+///
+/// # Errors
+/// The file exists, or can't be written.
+pub fn create_layer(path: &Path, size: u64) -> io::Result<()> {
+    let geometry = Geometry::of(size)?;
     let cluster = usize::try_from(CLUSTER).map_err(io::Error::other)?;
+    let head = header(geometry, 3 * CLUSTER, CLUSTER, 1);
     let mut bytes = vec![0; 3 * cluster];
     bytes[..head.len()].copy_from_slice(&head);
     bytes[cluster..cluster + 8].copy_from_slice(&(2 * CLUSTER).to_be_bytes());
-    let used = usize::try_from(3 + table).map_err(io::Error::other)?;
+    let used = usize::try_from(3 + geometry.table_clusters).map_err(io::Error::other)?;
     for count in bytes[2 * cluster..].chunks_exact_mut(2).take(used) {
         count.copy_from_slice(&1_u16.to_be_bytes());
     }
     let mut file = create_new(path)?;
     file.write_all(&bytes)?;
-    file.set_len((3 + table) * CLUSTER)
+    file.set_len((3 + geometry.table_clusters) * CLUSTER)
 }
 
 /// The size of a disk image as a guest sees it, in bytes.

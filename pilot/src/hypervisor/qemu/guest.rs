@@ -1,0 +1,150 @@
+//! The handle of a running guest.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::time::{sleep, timeout};
+
+use super::boot::{Process, Started};
+use super::memory::resident_bytes;
+use super::qmp::{Qmp, Version};
+use super::watch::{Shared, Watcher};
+use super::{COMMAND, Driver};
+use crate::hypervisor::errors::ControlError;
+use crate::hypervisor::stage::Parts;
+
+/// A guest may miss its power button while it boots: it is pressed again.
+const PRESS_AGAIN: Duration = Duration::from_secs(3);
+
+/// A running guest; clones are handles of the same.
+#[derive(Clone, Debug)]
+pub struct QemuGuest(pub(super) Arc<Running>);
+
+#[derive(Debug)]
+pub(super) struct Running {
+    pub driver: Arc<Driver>,
+    pub parts: Parts,
+    pub version: Version,
+    pub qmp: Qmp,
+    pub shared: Arc<Shared>,
+    pub pid: Option<u32>,
+    pub console: PathBuf,
+    /// Stopped at its owner's wish.
+    pub paused: AtomicBool,
+    pub abort: Notify,
+    /// Held while a suspend, or a thread that one left behind, is at work.
+    pub suspending: Arc<Mutex<()>>,
+}
+
+impl QemuGuest {
+    pub(super) fn new(driver: Arc<Driver>, parts: Parts, process: Process) -> Started {
+        let Process {
+            child,
+            qmp,
+            version,
+            events,
+            log,
+            console,
+        } = process;
+        let shared = Arc::new(Shared::default());
+        let (out, receiver) = mpsc::unbounded_channel();
+        let pid = child.id();
+        let watcher = Watcher::new(child, qmp.clone(), events, Arc::clone(&shared), out, log);
+        tokio::spawn(watcher.run());
+        let guest = Self(Arc::new(Running {
+            driver,
+            parts,
+            version,
+            qmp,
+            shared,
+            pid,
+            console,
+            paused: AtomicBool::new(false),
+            abort: Notify::new(),
+            suspending: Arc::default(),
+        }));
+        (guest, receiver)
+    }
+
+    pub(in crate::hypervisor) fn parts(&self) -> &Parts {
+        &self.0.parts
+    }
+
+    pub(in crate::hypervisor) fn console_path(&self) -> &Path {
+        &self.0.console
+    }
+
+    pub(in crate::hypervisor) fn pid(&self) -> Option<u32> {
+        self.0.pid
+    }
+
+    pub(in crate::hypervisor) fn resident_bytes(&self) -> u64 {
+        resident_bytes(self.0.pid, self.0.parts.request.spec.resources.memory_mib)
+    }
+
+    pub(in crate::hypervisor) async fn pause(&self) -> Result<(), ControlError> {
+        self.0.execute("stop").await?;
+        self.0.paused.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    pub(in crate::hypervisor) async fn cont(&self) -> Result<(), ControlError> {
+        self.0.execute("cont").await?;
+        self.0.paused.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    pub(in crate::hypervisor) async fn shutdown(&self) -> Result<(), ControlError> {
+        self.0.execute("system_powerdown").await?;
+        // A stopped guest would take notice only when it is let go.
+        self.cont().await?;
+        let running = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let mut exit = running.shared.exit.subscribe();
+            loop {
+                tokio::select! {
+                    _ = exit.wait_for(Option::is_some) => return,
+                    () = sleep(PRESS_AGAIN) => {}
+                }
+                if running.execute("system_powerdown").await == Err(ControlError::Gone) {
+                    return;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    pub(in crate::hypervisor) async fn kill(&self) {
+        self.0.kill().await;
+    }
+
+    pub(in crate::hypervisor) fn abort_suspend(&self) {
+        self.0.abort.notify_waiters();
+    }
+}
+
+impl Running {
+    pub(super) async fn execute(&self, command: &str) -> Result<(), ControlError> {
+        self.qmp
+            .execute(command, json!({}), COMMAND)
+            .await
+            .map(drop)
+    }
+
+    pub(super) async fn kill(&self) {
+        self.shared.ended_by_us.store(true, Ordering::Release);
+        self.shared.kill.notify_one();
+        let mut exit = self.shared.exit.subscribe();
+        // Only a process that the kernel can't end (a dead file server) makes this wait.
+        while timeout(COMMAND, exit.wait_for(Option::is_some))
+            .await
+            .is_err()
+        {
+            tracing::error!(guest.pid = self.pid, "a killed guest is not gone yet");
+        }
+    }
+}

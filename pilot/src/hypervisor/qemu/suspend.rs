@@ -1,0 +1,343 @@
+//! Suspend: a complete state, or nothing and the guest as it was.
+//!
+//! ```text
+//! room? -> stop -> migrate to .tmp (hashed and flushed on the way) -> sync, layers, manifest,
+//! rename -> kill the process
+//! ```
+//! Until the rename the process keeps the guest and can let it go on, whatever fails.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use image_store::{
+    Committed, Decision, Follower, Manifest, StateError, StateWriter, Store, free_bytes,
+};
+use protocol::codes::{Reason, ReasonCode};
+use protocol::lease::StateRef;
+use serde_json::{Value, json};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::{sleep, timeout};
+
+use super::COMMAND;
+use super::args::devices;
+use super::guest::{QemuGuest, Running};
+use crate::hypervisor::errors::{ControlError, SuspendError};
+use crate::hypervisor::offload::offload;
+use crate::hypervisor::stage::StagedDisk;
+use crate::hypervisor::state::{Failure, commit, manifest};
+use crate::hypervisor::stopwatch::Stopwatch;
+use crate::hypervisor::types::{SuspendOrder, Suspended, WhenLate};
+
+/// How long a suspend that failed waits for its own files to be gone.
+const CLEAN_UP: Duration = Duration::from_secs(5);
+/// How long a migration that is called off may take to say so.
+const CANCEL: Duration = Duration::from_secs(2);
+/// A rename that is under way when the time is up.
+const RENAME: Duration = Duration::from_secs(2);
+
+/// How far an attempt got: what has to be undone.
+#[derive(Default)]
+struct Progress {
+    stopped: bool,
+    migrating: bool,
+    decision: Option<Decision>,
+    files: Option<(StateWriter, Follower)>,
+}
+
+type Shared = Arc<Mutex<Progress>>;
+
+fn at<T>(progress: &Shared, f: impl FnOnce(&mut Progress) -> T) -> T {
+    f(&mut progress.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl QemuGuest {
+    pub(in crate::hypervisor) async fn suspend(
+        &self,
+        order: SuspendOrder,
+    ) -> Result<Suspended, SuspendError> {
+        let running = &self.0;
+        let watch = Stopwatch::start();
+        let Ok(busy) = Arc::clone(&running.suspending).try_lock_owned() else {
+            let text = "another suspend of this guest is still under way";
+            return Err(SuspendError {
+                reason: Reason::new(ReasonCode::SuspendFailed, text),
+                guest_alive: running.shared.exit.borrow().is_none(),
+            });
+        };
+        let busy = Arc::new(busy);
+        let progress = Shared::default();
+        match running
+            .within_budget(&order, &progress, Arc::clone(&busy))
+            .await
+        {
+            Ok(made) => {
+                running.kill().await;
+                Ok(Suspended {
+                    state: StateRef {
+                        id: running.parts.state_id.clone(),
+                        manifest: made.manifest,
+                        site: running.driver.setup.site.clone(),
+                        bytes: made.bytes,
+                        run: order.run,
+                        at: order.at,
+                    },
+                    written: made.written,
+                    took: watch.read(),
+                })
+            }
+            Err(failure) => {
+                drop(busy);
+                Err(running.undo(&order, failure, &progress).await)
+            }
+        }
+    }
+}
+
+impl Running {
+    async fn within_budget(
+        &self,
+        order: &SuspendOrder,
+        progress: &Shared,
+        busy: Arc<OwnedMutexGuard<()>>,
+    ) -> Result<Committed, Failure> {
+        let mut exit = self.shared.exit.subscribe();
+        let attempt = self.attempt(order, progress, busy);
+        tokio::pin!(attempt);
+        let failure = tokio::select! {
+            result = &mut attempt => return result,
+            _ = exit.wait_for(Option::is_some) => Failure::Gone,
+            () = sleep(order.budget.as_duration()) => Failure::Late,
+            () = self.abort.notified() => Failure::Aborted,
+        };
+        let decision = at(progress, |p| p.decision.clone());
+        if decision.is_some_and(|d| !d.call_off()) {
+            // Too late to stop it: the rename is under way, or done.
+            return match timeout(RENAME, attempt).await {
+                Ok(result) => result,
+                Err(_) => Err(failure),
+            };
+        }
+        Err(failure)
+    }
+
+    async fn attempt(
+        &self,
+        order: &SuspendOrder,
+        progress: &Shared,
+        busy: Arc<OwnedMutexGuard<()>>,
+    ) -> Result<Committed, Failure> {
+        let memory = self.prepare(progress, Arc::clone(&busy)).await?;
+        at(progress, |p| p.stopped = true);
+        self.execute("stop").await?;
+        at(progress, |p| p.migrating = true);
+        self.migrate(memory, order.budget.as_duration()).await?;
+        at(progress, |p| p.migrating = false);
+
+        let Some((writer, follower)) = at(progress, |p| p.files.take()) else {
+            return Err(Failure::Failed("the state's files were lost".to_owned()));
+        };
+        let platform = self.driver.machine.platform(&self.version.text);
+        let spec = &self.parts.request.spec;
+        let devices = devices(
+            spec.image.disks.len(),
+            spec.network,
+            &self.parts.request.guest.workspace,
+        );
+        let manifest = manifest(&self.parts, platform, devices, order);
+        let (disks, store) = (self.parts.disks.clone(), self.driver.store.clone());
+        let made = offload("suspend-commit", move || {
+            let made = finish(writer, follower, manifest, &disks, &store);
+            drop(busy);
+            made
+        });
+        made.await
+            .map_err(|e| Failure::Failed(e.to_string()))?
+            .map_err(Failure::from)
+    }
+
+    /// Checks that there is room and makes the file for the memory.
+    async fn prepare(
+        &self,
+        progress: &Shared,
+        busy: Arc<OwnedMutexGuard<()>>,
+    ) -> Result<File, Failure> {
+        let (store, id) = (self.driver.store.clone(), self.parts.state_id.clone());
+        let (pid, memory_mib) = (self.pid, self.parts.request.spec.resources.memory_mib);
+        let disks = self.parts.disks.clone();
+        let progress = Arc::clone(progress);
+        let prepared = offload("suspend-prepare", move || {
+            let resident = super::memory::resident_bytes(pid, memory_mib);
+            let needed = resident + resident / 20 + to_be_copied(&disks, store.states_dir());
+            let free = free_bytes(store.states_dir()).map_err(|e| {
+                Failure::Failed(format!("the store does not say what is free: {e}"))
+            })?;
+            if free < needed {
+                return Err(Failure::Full(format!(
+                    "the suspend needs {} MiB in the store at {}, which has {} MiB free",
+                    needed >> 20,
+                    store.states_dir().display(),
+                    free >> 20
+                )));
+            }
+            let writer = StateWriter::begin(&store, &id)?;
+            let file = writer.create("memory")?;
+            let follower = Follower::start(&writer.path("memory"))
+                .map_err(|e| Failure::Failed(format!("the state can't be followed: {e}")))?;
+            at(&progress, |p| {
+                p.decision = Some(writer.decision());
+                p.files = Some((writer, follower));
+            });
+            drop(busy);
+            Ok(file)
+        });
+        prepared.await.map_err(|e| Failure::Failed(e.to_string()))?
+    }
+
+    async fn migrate(&self, memory: File, budget: Duration) -> Result<(), Failure> {
+        // The default of 128 MiB/s is far below any disk.
+        let unlimited = json!({ "max-bandwidth": 0 });
+        self.qmp
+            .execute("migrate-set-parameters", unlimited, COMMAND)
+            .await?;
+        let uri = if self.version.number >= (8, 2) {
+            let path = self
+                .driver
+                .store
+                .state_tmp(&self.parts.state_id)
+                .join("memory");
+            format!("file:{}", path.display())
+        } else {
+            self.qmp
+                .give_file("suspend", memory.into(), COMMAND)
+                .await?;
+            "fd:suspend".to_owned()
+        };
+        let mut status = self.shared.migration.subscribe();
+        self.shared.migration.send_replace(String::new());
+        self.qmp
+            .execute("migrate", json!({ "uri": uri }), budget)
+            .await?;
+        let ended = |s: &String| matches!(s.as_str(), "completed" | "failed" | "cancelled");
+        let ended = status.wait_for(ended).await.map(|s| s.clone());
+        match ended.as_deref() {
+            Ok("completed") => Ok(()),
+            Ok(_) => {
+                let info = self
+                    .qmp
+                    .execute("query-migrate", json!({}), COMMAND)
+                    .await?;
+                Err(migration_failure(&info))
+            }
+            Err(_) => Err(Failure::Gone),
+        }
+    }
+
+    /// Brings the guest back to what it was, removes what was written, says what happened.
+    async fn undo(
+        &self,
+        order: &SuspendOrder,
+        failure: Failure,
+        progress: &Shared,
+    ) -> SuspendError {
+        let late = matches!(failure, Failure::Late | Failure::Aborted);
+        if late && order.when_late == WhenLate::Kill {
+            self.kill().await;
+        }
+        let alive = || self.shared.exit.borrow().is_none();
+        let (stopped, migrating) = at(progress, |p| (p.stopped, p.migrating));
+        if migrating && alive() {
+            self.cancel_migration().await;
+        }
+        self.clean_up(progress).await;
+        let reason = failure.reason(order.budget);
+        if stopped
+            && alive()
+            && !self.paused.load(Ordering::Acquire)
+            && let Err(e) = self.execute("cont").await
+        {
+            tracing::error!(error = %e, "a guest whose suspend failed can't be let go, it is killed");
+            self.kill().await;
+        }
+        SuspendError {
+            reason,
+            guest_alive: alive(),
+        }
+    }
+
+    async fn cancel_migration(&self) {
+        let mut status = self.shared.migration.subscribe();
+        if self
+            .qmp
+            .execute("migrate_cancel", json!({}), CANCEL)
+            .await
+            .is_ok()
+        {
+            let ended = |s: &String| matches!(s.as_str(), "completed" | "failed" | "cancelled");
+            drop(timeout(CANCEL, status.wait_for(ended)).await);
+        }
+    }
+
+    /// Removes the files of the attempt, also those that a thread still works on.
+    async fn clean_up(&self, progress: &Shared) {
+        if let Some(files) = at(progress, |p| p.files.take()) {
+            let removing = offload("suspend-discard", move || drop(files));
+            drop(timeout(CLEAN_UP, removing).await);
+        }
+        if timeout(CLEAN_UP, self.suspending.lock()).await.is_err() {
+            tracing::warn!(
+                state.id = %self.parts.state_id,
+                "a thread of a suspend that was called off hangs in the store; it will not commit"
+            );
+        }
+    }
+}
+
+/// Bytes of layers that lie on another file system than the store.
+fn to_be_copied(disks: &[StagedDisk], states: &Path) -> u64 {
+    let store = fs::metadata(states).map_or(0, |m| m.dev());
+    disks
+        .iter()
+        .flat_map(|d| d.frozen.iter().map(|f| &f.path).chain([&d.top]))
+        .filter_map(|path| fs::metadata(path).ok())
+        .filter(|m| m.dev() != store)
+        .map(|m| m.len())
+        .sum()
+}
+
+fn finish(
+    mut writer: StateWriter,
+    follower: Follower,
+    manifest: Manifest,
+    disks: &[StagedDisk],
+    store: &Store,
+) -> Result<Committed, StateError> {
+    writer.add_followed("memory", follower)?;
+    commit(writer, manifest, disks, store)
+}
+
+fn migration_failure(info: &Value) -> Failure {
+    let text = info["error-desc"]
+        .as_str()
+        .unwrap_or("qemu does not say why");
+    let full = ["No space left", "quota exceeded", "File too large"];
+    if full.iter().any(|words| text.contains(words)) {
+        Failure::Full(format!("the suspend ran out of space: {text}"))
+    } else {
+        Failure::Failed(format!("qemu could not write the state: {text}"))
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(e: ControlError) -> Self {
+        match e {
+            ControlError::Gone => Self::Gone,
+            ControlError::NoAnswer { .. } | ControlError::Refused { .. } => {
+                Self::Failed(e.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What every driver's suspend does alike: the manifest, the disks' layers, the reasons.
+
+use image_store::{Committed, DiskEntry, Manifest, Platform, StateError, StateWriter, Store};
+use protocol::codes::{Reason, ReasonCode};
+use protocol::time::Span;
+
+use super::stage::{Parts, StagedDisk};
+use super::types::SuspendOrder;
+
+/// Why there is no state.
+pub(super) enum Failure {
+    Late,
+    Aborted,
+    Gone,
+    Full(String),
+    Failed(String),
+}
+
+impl Failure {
+    /// The reason as the broker gets it; `budget` is what the suspend was allowed.
+    pub(super) fn reason(self, budget: Span) -> Reason {
+        match self {
+            Self::Late => Reason::new(
+                ReasonCode::SuspendTooSlow,
+                format!("the suspend was not done within {budget} and was discarded"),
+            ),
+            Self::Aborted => Reason::new(
+                ReasonCode::SuspendTooSlow,
+                "the suspend was called off and was discarded",
+            ),
+            Self::Gone => Reason::new(
+                ReasonCode::GuestCrashed,
+                "the guest's qemu ended during the suspend, which was discarded",
+            ),
+            Self::Full(text) => Reason::new(ReasonCode::DiskFull, text),
+            Self::Failed(text) => Reason::new(ReasonCode::SuspendFailed, text),
+        }
+    }
+}
+
+/// The manifest of a state of this guest; the writer fills in what it knows better.
+pub(super) fn manifest(
+    parts: &Parts,
+    platform: Platform,
+    devices: Vec<String>,
+    order: &SuspendOrder,
+) -> Manifest {
+    let Parts {
+        request,
+        state_id,
+        disks,
+        ..
+    } = parts;
+    let spec = &request.spec;
+    Manifest {
+        version: 0, // by the writer
+        state: state_id.clone(),
+        workspace: request.guest.workspace.clone(),
+        generation: request.guest.generation,
+        platform,
+        cores: spec.resources.cores,
+        memory_mib: spec.resources.memory_mib,
+        devices,
+        disks: disks
+            .iter()
+            .enumerate()
+            .map(|(n, d)| DiskEntry {
+                size_bytes: d.size_bytes,
+                base: d.base.as_ref().map(|b| b.pin.clone()),
+                layers: (0..=d.frozen.len()).map(|l| layer_name(n, l)).collect(),
+            })
+            .collect(),
+        run: order.run,
+        created: order.at,
+        files: Vec::new(), // by the writer
+    }
+}
+
+/// Name of a layer's file in a state.
+fn layer_name(disk: usize, layer: usize) -> String {
+    format!("disk-{disk}.{layer}.qcow2")
+}
+
+/// Brings the disks' layers and commits. The memory is already in.
+pub(super) fn commit(
+    mut writer: StateWriter,
+    mut manifest: Manifest,
+    disks: &[StagedDisk],
+    store: &Store,
+) -> Result<Committed, StateError> {
+    for (n, disk) in disks.iter().enumerate() {
+        for (layer, frozen) in disk.frozen.iter().enumerate() {
+            writer.bring(&layer_name(n, layer), &frozen.path, frozen.known.as_ref())?;
+        }
+        writer.bring(&layer_name(n, disk.frozen.len()), &disk.top, None)?;
+    }
+    for (entry, disk) in manifest.disks.iter_mut().zip(disks) {
+        if let (Some(pin), Some(base)) = (&mut entry.base, &disk.base)
+            && pin.digest.is_none()
+            && let Ok(staged) = store.stage_file(&base.path, None)
+        {
+            pin.digest = staged.digest.map(|d| d.to_string());
+        }
+    }
+    writer.commit(manifest)
+}
+
+impl From<StateError> for Failure {
+    fn from(e: StateError) -> Self {
+        let text = e.to_string();
+        match e {
+            StateError::NoSpace { .. } => Self::Full(text),
+            StateError::Missing { .. }
+            | StateError::Corrupt { .. }
+            | StateError::UnknownVersion { .. }
+            | StateError::Exists { .. }
+            | StateError::CalledOff { .. }
+            | StateError::Io { .. } => Self::Failed(text),
+        }
+    }
+}
