@@ -3,8 +3,8 @@
 pub mod broker_client;
 pub mod cli;
 pub mod clock;
-//pub mod drive;
-//pub mod effects;
+pub mod drive;
+pub mod effects;
 pub mod exec_guest;
 pub mod host;
 pub mod hypervisor;

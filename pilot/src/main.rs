@@ -15,7 +15,10 @@ fn main() -> ExitCode {
         .with_ansi(false)
         .init();
     let code = match cli.command {
-        Command::Run(_) => exit::INTERNAL,
+        Command::Run(args) => pilot::drive::run(&args).unwrap_or_else(|e| {
+            eprintln!("error: failed to {}", chain(&e));
+            e.exit_code()
+        }),
         Command::Reclaim(args) => pilot::reclaim::command::run(&args),
         Command::Warden(args) => pilot::warden::run(&args),
         Command::ExecGuest(args) => {

@@ -101,7 +101,7 @@ pub(super) async fn start(
     };
     let journal = Journal::create(&claim).map_err(|source| RunError::Journal { source })?;
     // From here on nothing may return without undoing the slot.
-    let result = equip(slot, paths, &journal, client, events).await;
+    let result = equip(slot, &journal, client, events).await;
     if result.is_err() {
         let report = reclaim::finish(&journal, SWEEP_LIMIT);
         for leftover in &report.leftovers {
@@ -113,7 +113,6 @@ pub(super) async fn start(
 
 async fn equip(
     slot: &SlotFile,
-    paths: &Paths,
     journal: &Journal,
     client: BrokerClient,
     events: UnboundedSender<Event>,
@@ -129,7 +128,7 @@ async fn equip(
     })?;
     let setup = Setup {
         site: slot.site.clone(),
-        store: paths.store.clone(),
+        store: journal.holder().store.clone(),
         trampoline: trampoline.clone(),
     };
     let hypervisor = Hypervisor::new(&slot.hypervisor, setup)
@@ -205,14 +204,20 @@ fn sweep(node_state: &Path) {
             for swept in all {
                 match swept {
                     Swept::Reclaimed(report) if report.is_clean() => {
-                        tracing::warn!(slot.key = report.slot.submit_key, "removed what a dead pilot had left");
+                        tracing::warn!(
+                            slot.key = report.slot.submit_key,
+                            "removed what a dead pilot had left"
+                        );
                     }
                     Swept::Reclaimed(report) => {
                         tracing::error!(%report, "a dead pilot has left something that can't be removed");
                     }
                     Swept::LeftAlone(_) => {}
                     Swept::Failed(e) => {
-                        tracing::warn!(error = chain(&e), "a predecessor's slot could not be looked at");
+                        tracing::warn!(
+                            error = chain(&e),
+                            "a predecessor's slot could not be looked at"
+                        );
                     }
                 }
             }

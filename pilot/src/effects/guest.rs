@@ -6,7 +6,7 @@
 //! The directory and the process are in the journal before they exist, and are said to be gone
 //! after they are.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,7 +14,6 @@ use std::time::Duration;
 use pilot_core::agent::{Event, ExitHow};
 use pilot_core::guest::LeaseKey;
 use protocol::codes::{Reason, ReasonCode};
-use protocol::ids::StateId;
 use protocol::lease;
 use protocol::time::{Mono, Span};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -24,7 +23,9 @@ use super::Tools;
 use super::console::Console;
 use crate::broker_client::chain;
 use crate::clock;
-use crate::hypervisor::{self, Guest, GuestEvent, GuestEvents, StageRequest, SuspendOrder, WhenLate};
+use crate::hypervisor::{
+    self, Guest, GuestEvent, GuestEvents, StageRequest, SuspendOrder, WhenLate,
+};
 use crate::journal::{Entry, JournalError, What};
 
 /// How often it is measured what a suspend would write.
@@ -42,11 +43,7 @@ pub(super) enum Order {
     /// Let it run.
     Continue,
     /// Write it to the store.
-    Suspend {
-        state: StateId,
-        run: Span,
-        abort_at: Mono,
-    },
+    Suspend { run: Span, abort_at: Mono },
     /// Give that up.
     AbortSuspend,
     /// Ask it to switch itself off.
@@ -266,11 +263,7 @@ impl GuestTask {
                 self.warn("shut down", guest.shutdown().await);
                 None
             }
-            Some(Order::Suspend {
-                state,
-                run,
-                abort_at,
-            }) => self.suspend(guest, &state, run, abort_at).await,
+            Some(Order::Suspend { run, abort_at }) => self.suspend(guest, run, abort_at).await,
             Some(Order::Kill) => {
                 guest.kill().await;
                 Some(Over::Exited(ExitHow::Killed))
@@ -283,21 +276,24 @@ impl GuestTask {
         }
     }
 
-    async fn suspend(
-        &mut self,
-        guest: &Guest,
-        state: &StateId,
-        run: Span,
-        abort_at: Mono,
-    ) -> Option<Over> {
+    async fn suspend(&mut self, guest: &Guest, run: Span, abort_at: Mono) -> Option<Over> {
         let lease = self.lease.clone();
-        let path: PathBuf = self.tools.hypervisor.state_tmp(state);
-        let entry = match self.tools.journal.intend(What::StoreTmp { path: path.clone() }) {
+        let path = self
+            .tools
+            .hypervisor
+            .state_tmp(&self.guest_id())
+            .map_err(|e| chain(&e));
+        let entry = path.and_then(|path| {
+            let what = What::StoreTmp { path: path.clone() };
+            let entry = self.tools.journal.intend(what).map_err(|e| chain(&e))?;
+            Ok((path, entry))
+        });
+        let (path, entry) = match entry {
             Ok(entry) => entry,
-            Err(e) => {
+            Err(text) => {
                 self.tools.report(Event::SuspendFailed {
                     lease,
-                    reason: Reason::new(ReasonCode::SuspendFailed, chain(&e)),
+                    reason: Reason::new(ReasonCode::SuspendFailed, text),
                     guest_alive: true,
                 });
                 return None;

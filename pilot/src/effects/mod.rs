@@ -117,17 +117,10 @@ impl Effects {
             Effect::Continue { lease } => self.tell(&lease, Order::Continue),
             Effect::Suspend {
                 lease,
-                state,
+                state: _, // named by the lease
                 run,
                 abort_at,
-            } => self.tell(
-                &lease,
-                Order::Suspend {
-                    state,
-                    run,
-                    abort_at,
-                },
-            ),
+            } => self.tell(&lease, Order::Suspend { run, abort_at }),
             Effect::AbortSuspend { lease } => self.tell(&lease, Order::AbortSuspend),
             Effect::Shutdown { lease } => self.tell(&lease, Order::Shutdown),
             Effect::Kill { lease } => self.tell(&lease, Order::Kill),
@@ -189,7 +182,8 @@ impl Effects {
         let (tools, probing) = (Rc::clone(&self.tools), Rc::clone(&self.probing));
         spawn_local(async move {
             if let Some(section) = &tools.probe {
-                let end = probe::ask(section, &tools.trampoline, &tools.journal.tool_marker()).await;
+                let end =
+                    probe::ask(section, &tools.trampoline, &tools.journal.tool_marker()).await;
                 tools.report(Event::Probed(end));
             }
             probing.set(false);

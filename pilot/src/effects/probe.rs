@@ -18,12 +18,24 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// More than an instant is not read.
 const MOST: u64 = 4096;
 /// Variables that the LRMs' commands need to find their servers; all others are taken away.
-const KEPT: [&str; 7] = ["PATH", "HOME", "USER", "LOGNAME", "TZ", "KRB5CCNAME", "LD_LIBRARY_PATH"];
+const KEPT: [&str; 7] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "TZ",
+    "KRB5CCNAME",
+    "LD_LIBRARY_PATH",
+];
 /// The same, by their beginnings.
 const KEPT_PREFIXES: [&str; 5] = ["SLURM_", "PBS_", "_CONDOR_", "CONDOR_", "SIMLRM_"];
 
 /// The slot's end by the probe's word; none when it has no answer.
-pub async fn ask(section: &ProbeSection, trampoline: &Trampoline, marker: &Marker) -> Option<Timestamp> {
+pub async fn ask(
+    section: &ProbeSection,
+    trampoline: &Trampoline,
+    marker: &Marker,
+) -> Option<Timestamp> {
     match run(section, trampoline, marker).await {
         Ok(text) if text.trim().is_empty() => None,
         Ok(text) => match Timestamp::parse(&text) {
@@ -40,7 +52,11 @@ pub async fn ask(section: &ProbeSection, trampoline: &Trampoline, marker: &Marke
     }
 }
 
-async fn run(section: &ProbeSection, trampoline: &Trampoline, marker: &Marker) -> Result<String, String> {
+async fn run(
+    section: &ProbeSection,
+    trampoline: &Trampoline,
+    marker: &Marker,
+) -> Result<String, String> {
     let Some((program, arguments)) = section.command.split_first() else {
         return Err("no command is given".to_owned());
     };

@@ -16,8 +16,6 @@ mod event;
 mod exchange;
 mod settle;
 mod stages;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -310,6 +308,9 @@ impl Agent {
     }
 
     fn hear(&mut self, source: protocol::slot::EndSource, told: Timestamp) {
+        if told <= self.facts.start {
+            return; // `0`, or another job's: no end of this slot
+        }
         let before = self.clock.end().0;
         if self.clock.hear(self.now, source, told) {
             let (end, _) = self.clock.end();

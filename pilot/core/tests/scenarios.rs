@@ -1,0 +1,281 @@
+//! What the agent does in situations that have a name.
+
+mod world;
+
+use pilot_core::agent::Signal;
+use protocol::codes::{Reason, ReasonCode, exit};
+use protocol::lease::{EndOutcome, Goal, LeasePhase};
+use protocol::workspace::OnEviction;
+use world::{Rules, World, spec, with_policy};
+
+fn code(outcome: Option<&EndOutcome>) -> Option<ReasonCode> {
+    outcome.and_then(|o| o.reason()).map(|r| r.code)
+}
+
+fn is_suspended(outcome: Option<&EndOutcome>) -> bool {
+    matches!(outcome, Some(EndOutcome::Suspended { .. }))
+}
+
+fn running(w: &mut World, key: &pilot_core::guest::LeaseKey) {
+    assert!(
+        w.run_until(20, |w| w.phase_of(key) == Some(LeasePhase::Running)),
+        "{w}"
+    );
+}
+
+#[test]
+fn a_guest_that_needs_more_than_the_slot_is_suspended_before_its_end() {
+    let mut w = World::new(Rules::default());
+    let key = w.grant("ws", spec(512, 3600));
+    w.run_to_end();
+    assert!(is_suspended(w.outcome(&key)), "{w}");
+    assert_eq!(code(w.outcome(&key)), Some(ReasonCode::SlotEnding));
+    assert_eq!(w.exit.as_ref().unwrap().0, exit::OK);
+    assert!(w.now < 600_000, "gone before the end: {w}");
+    let Some(EndOutcome::Suspended { state, .. }) = w.outcome(&key) else {
+        unreachable!()
+    };
+    assert!(
+        state.run.as_secs_f64() > 570.0,
+        "used the slot: {}",
+        state.run
+    );
+}
+
+#[test]
+fn a_guest_that_has_had_its_run_time_is_shut_down_and_finished() {
+    for obedient in [true, false] {
+        let mut w = World::new(Rules {
+            obedient,
+            idle_limit: Some(10),
+            ..Rules::default()
+        });
+        let key = w.grant("ws", spec(256, 100));
+        w.run_to_end();
+        assert!(
+            matches!(w.outcome(&key), Some(EndOutcome::Finished { .. })),
+            "{w}"
+        );
+        assert_eq!(code(w.outcome(&key)), Some(ReasonCode::RunTimeUsed));
+        assert_eq!(w.exit.as_ref().unwrap().1.code, ReasonCode::Idle);
+    }
+}
+
+#[test]
+fn paused_time_is_not_run_time() {
+    let mut w = World::new(Rules::default());
+    let key = w.grant("ws", spec(256, 100));
+    running(&mut w, &key);
+    w.run(50);
+    w.set_goal(&key, Goal::Pause);
+    w.run(200);
+    assert_eq!(w.phase_of(&key), Some(LeasePhase::Paused), "{w}");
+    w.set_goal(&key, Goal::Run);
+    w.run(40);
+    assert_eq!(w.phase_of(&key), Some(LeasePhase::Running), "{w}");
+    w.run(20);
+    assert_eq!(code(w.outcome(&key)), Some(ReasonCode::RunTimeUsed), "{w}");
+}
+
+#[test]
+fn preemption_suspends_within_the_notice() {
+    let mut w = World::new(Rules::default());
+    let a = w.grant("a", spec(512, 3600));
+    let b = w.grant("b", spec(256, 3600));
+    w.run(60);
+    w.signal(Signal::Term);
+    let at = w.now;
+    w.run_to_end();
+    assert!(
+        is_suspended(w.outcome(&a)) && is_suspended(w.outcome(&b)),
+        "{w}"
+    );
+    assert_eq!(code(w.outcome(&a)), Some(ReasonCode::Preempted));
+    assert!(w.now - at < 28_000, "{w}");
+}
+
+#[test]
+fn a_suspend_that_would_be_too_late_is_discarded_whole_and_the_guest_killed() {
+    let mut w = World::new(Rules {
+        rate: 10_000_000, // fifty seconds, and nobody knows
+        ..Rules::default()
+    });
+    let key = w.grant("ws", spec(512, 3600));
+    running(&mut w, &key);
+    w.signal(Signal::Term);
+    w.run_to_end();
+    assert!(
+        matches!(w.outcome(&key), Some(EndOutcome::Killed { .. })),
+        "{w}"
+    );
+    assert_eq!(code(w.outcome(&key)), Some(ReasonCode::SuspendTooSlow));
+    assert!(w.states.is_empty());
+}
+
+#[test]
+fn a_guest_that_is_to_restart_is_shut_down_at_the_end() {
+    for policy in [OnEviction::Restart, OnEviction::Fail] {
+        let mut w = World::new(Rules::default());
+        let key = w.grant("ws", with_policy(spec(512, 3600), policy, false));
+        w.run_to_end();
+        assert!(
+            matches!(w.outcome(&key), Some(EndOutcome::Killed { .. })),
+            "{w}"
+        );
+        assert_eq!(code(w.outcome(&key)), Some(ReasonCode::SlotEnding));
+        assert!(w.log.iter().any(|l| l.contains("Shutdown")), "{w}");
+    }
+}
+
+#[test]
+fn a_lost_broker_costs_the_guest_its_run_but_not_its_state() {
+    let mut w = World::new(Rules::default());
+    let key = w.grant("ws", spec(256, 3600));
+    running(&mut w, &key);
+    w.deaf_until = w.now + 200_000;
+    w.run(199);
+    assert!(w.states.contains(&key), "{w}");
+    assert!(w.exit.is_none(), "the pilot waits for its broker");
+    w.run(30);
+    assert!(
+        is_suspended(w.outcome(&key)),
+        "reported when it is back: {w}"
+    );
+    assert_eq!(code(w.outcome(&key)), Some(ReasonCode::LeaseExpired));
+}
+
+#[test]
+fn a_lease_that_the_broker_leaves_out_is_killed() {
+    let mut w = World::new(Rules::default());
+    let key = w.grant("ws", spec(256, 3600));
+    running(&mut w, &key);
+    let lease = w.book.get_mut(&key).unwrap();
+    lease.outcome = Some(EndOutcome::Staged); // ended by the broker's own decision
+    assert!(
+        w.run_until(30, |w| w.phase_of(&key).is_none()),
+        "forgotten after its end was told: {w}"
+    );
+    assert!(w.log.iter().any(|l| l.contains("-> Kill")), "{w}");
+}
+
+#[test]
+fn what_cannot_be_evicted_in_time_is_declined_with_a_reason() {
+    let mut w = World::new(Rules {
+        notice: 5,
+        ..Rules::default()
+    });
+    let big = w.grant("big", spec(2048, 3600));
+    let expendable = w.grant(
+        "exp",
+        with_policy(spec(2048, 3600), OnEviction::Suspend, true),
+    );
+    let huge = w.grant("huge", spec(8192, 3600));
+    w.run(5);
+    for key in [&big, &huge] {
+        assert!(
+            matches!(w.outcome(key), Some(EndOutcome::Declined { .. })),
+            "{w}"
+        );
+        assert_eq!(code(w.outcome(key)), Some(ReasonCode::SlotTooSmall));
+    }
+    let text = w.outcome(&big).unwrap().reason().unwrap().to_string();
+    assert!(text.contains("notice of 5s"), "{text}");
+    let text = w.outcome(&huge).unwrap().reason().unwrap().to_string();
+    assert!(text.contains("8192 MiB of memory"), "{text}");
+    assert_eq!(w.phase_of(&expendable), Some(LeasePhase::Running), "{w}");
+}
+
+#[test]
+fn too_late_in_the_slot_is_too_late() {
+    let mut w = World::new(Rules {
+        end: 60,
+        ..Rules::default()
+    });
+    w.run(40);
+    let key = w.grant("ws", spec(1024, 3600));
+    w.run(3);
+    let text = w.outcome(&key).unwrap().reason().unwrap().to_string();
+    assert!(text.contains("too little time left"), "{text}");
+}
+
+#[test]
+fn staging_only_ends_as_staged() {
+    let mut w = World::new(Rules::default());
+    let key = w.grant("ws", spec(256, 3600));
+    w.set_goal(&key, Goal::Stage);
+    w.run(5);
+    assert_eq!(w.outcome(&key), Some(&EndOutcome::Staged), "{w}");
+}
+
+#[test]
+fn leave_suspends_all_and_says_goodbye() {
+    let mut w = World::new(Rules::default());
+    let key = w.grant("ws", spec(256, 3600));
+    running(&mut w, &key);
+    w.leave = Some(Reason::new(ReasonCode::Draining, "the site drains"));
+    w.run_to_end();
+    assert_eq!(code(w.outcome(&key)), Some(ReasonCode::Draining), "{w}");
+    assert!(is_suspended(w.outcome(&key)));
+    assert_eq!(w.exit.as_ref().unwrap().1.code, ReasonCode::Draining);
+}
+
+#[test]
+fn a_failed_suspend_is_tried_again_while_there_is_time() {
+    let mut w = World::new(Rules {
+        suspend_fails: 2,
+        seed: 5,
+        ..Rules::default()
+    });
+    let keys = [1, 2, 3].map(|n| w.grant(&format!("w{n}"), spec(256, 3600)));
+    w.run(30);
+    w.signal(Signal::Usr1);
+    w.run_to_end();
+    assert!(w.log.iter().any(|l| l.contains("SuspendFailed")), "{w}");
+    for key in &keys {
+        assert!(is_suspended(w.outcome(key)), "{key}: {w}");
+    }
+}
+
+#[test]
+fn a_pilot_that_never_reaches_its_broker_leaves_the_node_clean() {
+    let mut w = World::deaf(Rules {
+        end: 60,
+        ..Rules::default()
+    });
+    w.run_to_end();
+    assert_eq!(w.exit.as_ref().unwrap().0, exit::NO_ANSWER, "{w}");
+    assert!(w.now < 60_000 + 28_000, "{w}");
+}
+
+#[test]
+fn an_idle_pilot_is_quiet() {
+    let mut w = World::new(Rules::default());
+    w.run(500);
+    assert!(w.syncs < 40, "{} syncs in 500 s", w.syncs);
+}
+
+#[test]
+fn the_slots_end_moves_both_ways_while_it_runs() {
+    let mut w = World::new(Rules::default());
+    let key = w.grant("ws", spec(256, 36_000));
+    w.end_told = Some(1200);
+    w.run(800);
+    assert_eq!(w.phase_of(&key), Some(LeasePhase::Running), "extended: {w}");
+    w.end_told = Some(840);
+    w.run_to_end();
+    assert!(w.now < 840_000 && is_suspended(w.outcome(&key)), "{w}");
+}
+
+#[test]
+fn a_wall_clock_that_jumps_changes_nothing() {
+    for jump in [-3_600_000, 3_600_000] {
+        let mut w = World::new(Rules::default());
+        let key = w.grant("ws", spec(256, 3600));
+        w.end_told = Some(600);
+        w.run(100);
+        w.jump_wall(jump);
+        w.run_to_end();
+        assert!(is_suspended(w.outcome(&key)), "{w}");
+        assert!((550_000..600_000).contains(&w.now), "{w}");
+    }
+}
