@@ -99,6 +99,7 @@ impl Failure {
                     .and_then(|v| v.as_str().map(str::to_owned))
                     .unwrap_or_default(),
                 ClientError::NoAnswer { .. } => "no_answer".into(),
+                ClientError::Untrusted { .. } => "untrusted_broker".into(),
                 ClientError::Unreadable { .. } => "unreadable_answer".into(),
             },
             Self::Config(_) => "settings".into(),

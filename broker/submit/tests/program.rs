@@ -203,6 +203,18 @@ fn a_submit_without_an_answer_says_how_to_find_it_again() {
 }
 
 #[test]
+fn a_submit_that_reached_nobody_does_not_say_that_it_may_be_queued() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let args = ["queue", "r.toml", "--timeout", "0s"];
+    let done = User::new().run(&format!("http://{nobody}"), &args);
+    assert_eq!(done.code, Some(3), "{done:?}");
+    assert!(!done.err.contains("may have been queued"), "{done:?}");
+}
+
+#[test]
 fn ctrl_c_detaches_and_says_how_to_follow_again() {
     let stub = Stub::start(|request, n| match n {
         _ if request.method == "POST" => Reply::Json(201, workspace(&json!({}))),

@@ -63,6 +63,16 @@ pub enum ClientError {
         /// True when the call surely never reached the broker.
         not_sent: bool,
     },
+    /// The other side could not show that it is the broker; nothing was sent.
+    #[error("failed to {call}: the broker at {broker} can't be trusted: {why}")]
+    Untrusted {
+        /// What was tried, in words.
+        call: String,
+        /// The broker's address.
+        broker: String,
+        /// The particulars.
+        why: String,
+    },
     /// An answer came that is none of this API; the broker may or may not have acted.
     #[error("failed to {call}: the answer from {broker} (HTTP {status}) can't be read: {why}")]
     Unreadable {
@@ -82,7 +92,7 @@ impl ClientError {
     pub fn refused(&self) -> Option<ErrorCode> {
         match self {
             Self::Refused { body, .. } => Some(body.code),
-            Self::NoAnswer { .. } | Self::Unreadable { .. } => None,
+            Self::NoAnswer { .. } | Self::Untrusted { .. } | Self::Unreadable { .. } => None,
         }
     }
 
@@ -91,6 +101,7 @@ impl ClientError {
         match self {
             Self::Refused { body, .. } => body.code.is_transient(),
             Self::NoAnswer { .. } => true,
+            Self::Untrusted { .. } => false,
             // What stands between us and a broker that restarts answers so.
             Self::Unreadable { status, .. } => *status >= 500,
         }
@@ -102,6 +113,7 @@ impl ClientError {
             // An internal fault may have struck after the deed.
             Self::Refused { body, .. } => body.code != ErrorCode::Internal,
             Self::NoAnswer { not_sent, .. } => *not_sent,
+            Self::Untrusted { .. } => true,
             Self::Unreadable { .. } => false,
         }
     }
@@ -113,6 +125,9 @@ impl ClientError {
             Self::NoAnswer { .. } => {
                 Some("check the address (`--broker`), and that the broker runs")
             }
+            Self::Untrusted { .. } => Some(
+                "check the address (`--broker`) and the authorities (`--ca-file`); ask the broker's administrator for them",
+            ),
             Self::Unreadable { .. } => {
                 Some("check that `--broker` is the address of a pilot-broker of this version")
             }
@@ -136,7 +151,9 @@ impl ClientError {
                 | ErrorCode::Internal
                 | ErrorCode::Unavailable => exit::FAILED,
             },
-            Self::NoAnswer { .. } | Self::Unreadable { .. } => exit::NO_ANSWER,
+            Self::NoAnswer { .. } | Self::Untrusted { .. } | Self::Unreadable { .. } => {
+                exit::NO_ANSWER
+            }
         }
     }
 }

@@ -187,11 +187,18 @@ impl Transport {
                 .header(reqwest::header::CONTENT_TYPE, "application/json")
                 .body(body.clone());
         }
-        let no_answer = |e: &reqwest::Error| ClientError::NoAnswer {
-            call: call.words.clone(),
-            broker: self.shown_base(),
-            why: why(e),
-            not_sent: e.is_connect(),
+        let no_answer = |e: &reqwest::Error| match distrust(e) {
+            Some(why) => ClientError::Untrusted {
+                call: call.words.clone(),
+                broker: self.shown_base(),
+                why,
+            },
+            None => ClientError::NoAnswer {
+                call: call.words.clone(),
+                broker: self.shown_base(),
+                why: why(e),
+                not_sent: e.is_connect(),
+            },
         };
         let response = request.send().await.map_err(|e| no_answer(&e))?;
         let status = response.status();
@@ -259,6 +266,22 @@ fn address(text: &str) -> Result<Url, SetupError> {
         return Err(refuse("it must end after the host, port or path"));
     }
     Ok(url)
+}
+
+/// What is wrong with the other side's certificate, if that is the cause.
+fn distrust(error: &reqwest::Error) -> Option<String> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = cause {
+        if let Some(tls @ rustls::Error::InvalidCertificate(_)) = e.downcast_ref() {
+            return Some(tls.to_string());
+        }
+        // An I/O error gives away its inner error's source, not the inner error itself.
+        cause = match e.downcast_ref::<std::io::Error>() {
+            Some(io) => io.get_ref().map(|inner| inner as _),
+            None => e.source(),
+        };
+    }
+    None
 }
 
 /// The innermost cause, which says most: `Connection refused (os error 111)`.

@@ -141,7 +141,15 @@ fn next_events<'c>(
             return Ok((page, None));
         }
         let view = client.workspace(id).await?;
-        Ok((page, Some(view).filter(|v| v.state.is_final())))
+        if !view.state.is_final() {
+            return Ok((page, None));
+        }
+        // The last events may have come between the two questions.
+        let rest = match over {
+            true => page,
+            false => client.events(id, after, Some(200), Duration::ZERO).await?,
+        };
+        Ok((rest, Some(view)))
     })
 }
 

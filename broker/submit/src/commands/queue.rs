@@ -145,7 +145,7 @@ impl<'o> Submitter<'o> {
         interrupts: &mut Interrupts,
     ) -> Result<WorkspaceView, Failure> {
         tokio::select! {
-            submitted = self.keep_trying(key, spec) => submitted.map_err(|e| self.explain(e)),
+            submitted = self.keep_trying(key, spec) => submitted,
             () = interrupts.next() => Err(Failure::Interrupted {
                 help: format!("it may have been queued: {}", self.again()),
             }),
@@ -156,18 +156,20 @@ impl<'o> Submitter<'o> {
         &self,
         key: &IdempotencyKey,
         spec: &WorkspaceSpec,
-    ) -> Result<WorkspaceView, ClientError> {
+    ) -> Result<WorkspaceView, Failure> {
         let begun = clock::mono();
         let mut failures = 0;
+        let mut surely_not_done = true;
         loop {
             let error = match self.client.submit(key, spec).await {
                 Ok(view) => return Ok(view),
                 Err(error) => error,
             };
+            surely_not_done &= error.surely_not_done();
             let pause = Retry::default().pause(failures);
             let left = self.give_up_after.saturating_sub(begun.elapsed());
             if !error.is_transient() || pause > left {
-                return Err(error);
+                return Err(self.explain(error, surely_not_done));
             }
             if failures == 0 {
                 let left = left.as_secs();
@@ -179,8 +181,9 @@ impl<'o> Submitter<'o> {
         }
     }
 
-    fn explain(&self, error: ClientError) -> Failure {
-        if error.surely_not_done() && error.refused().is_some() {
+    /// Where an earlier attempt may have been carried out, the key is what finds it again.
+    fn explain(&self, error: ClientError, surely_not_done: bool) -> Failure {
+        if surely_not_done {
             return Failure::Client(error);
         }
         let help = format!("it may have been queued: {}", self.again());

@@ -97,6 +97,7 @@ impl Output {
         comfy_table::Table::new()
             .use_stderr()
             .width()
+            .filter(|w| *w > 0)
             .map_or(80, usize::from)
     }
 
