@@ -1,0 +1,150 @@
+//! The real pilot program with null guests against a broker that the test plays.
+
+mod fake_broker;
+mod slot;
+
+use nix::sys::signal::Signal;
+use protocol::codes::{Reason, ReasonCode, exit};
+use protocol::lease::{EndOutcome, Goal, LeasePhase};
+use protocol::slot::{EndSource, PilotPhase};
+
+use fake_broker::FakeBroker;
+use slot::{Slot, eventually};
+
+fn is_running(phase: Option<LeasePhase>) -> bool {
+    phase == Some(LeasePhase::Running)
+}
+
+#[test]
+fn a_signal_suspends_the_guest_and_leaves_the_node_as_it_was() {
+    let broker = FakeBroker::start();
+    let slot = Slot::new(&broker, 600);
+    let mut pilot = slot.start();
+    broker.grant("ws-1", 3600);
+    eventually("the guest runs", || is_running(broker.phase("ws-1")));
+    pilot.signal(Signal::SIGTERM);
+    assert_eq!(pilot.wait(), exit::OK, "{}", pilot.stderr());
+    let Some(LeasePhase::Ended {
+        outcome: EndOutcome::Suspended { state, reason },
+    }) = broker.phase("ws-1")
+    else {
+        panic!("{:?}\n{}", broker.phase("ws-1"), pilot.stderr());
+    };
+    assert_eq!(reason.code, ReasonCode::Preempted);
+    assert_eq!(state.id.as_str(), "ws-1.g1");
+    assert!(slot.store().join("states/ws-1.g1/manifest.json").exists());
+    let last = broker.last_sync();
+    assert_eq!(last.slot.phase, PilotPhase::Leaving);
+    assert_eq!(last.slot.end_source, EndSource::Signal);
+    assert!(last.used.overrun.is_zero());
+    slot.assert_empty();
+}
+
+#[test]
+fn the_end_of_the_slot_comes_first_from_the_probe() {
+    let broker = FakeBroker::start();
+    let slot = Slot::new(&broker, 600);
+    slot.probe_says(600);
+    let mut pilot = slot.start();
+    broker.grant("ws-1", 3600);
+    eventually("the guest runs", || is_running(broker.phase("ws-1")));
+    slot.probe_says(8);
+    assert_eq!(pilot.wait(), exit::OK, "{}", pilot.stderr());
+    assert!(
+        matches!(
+            broker.phase("ws-1"),
+            Some(LeasePhase::Ended {
+                outcome: EndOutcome::Suspended { .. }
+            })
+        ),
+        "{:?}\n{}",
+        broker.phase("ws-1"),
+        pilot.stderr()
+    );
+    slot.assert_empty();
+}
+
+#[test]
+fn goals_are_followed_and_a_null_guest_finishes() {
+    let broker = FakeBroker::start();
+    let slot = Slot::new(&broker, 600);
+    let mut pilot = slot.start();
+    broker.grant("ws-1", 3600);
+    eventually("it runs", || is_running(broker.phase("ws-1")));
+    broker.set_goal("ws-1", Goal::Pause);
+    eventually("it is paused", || {
+        broker.phase("ws-1") == Some(LeasePhase::Paused)
+    });
+    broker.set_goal("ws-1", Goal::Run);
+    eventually("it runs again", || is_running(broker.phase("ws-1")));
+    broker.grant("ws-2", 1);
+    eventually("the other has had its run time", || {
+        matches!(
+            broker.phase("ws-2"),
+            Some(LeasePhase::Ended {
+                outcome: EndOutcome::Finished { .. }
+            })
+        )
+    });
+    broker.set_goal(
+        "ws-1",
+        Goal::Stop {
+            reason: Reason::new(ReasonCode::CancelledByUser, "cancelled"),
+        },
+    );
+    eventually("it is stopped", || {
+        matches!(
+            broker.phase("ws-1"),
+            Some(LeasePhase::Ended {
+                outcome: EndOutcome::Killed { .. }
+            })
+        )
+    });
+    broker.leave(Reason::new(ReasonCode::Surplus, "there is no work"));
+    assert_eq!(pilot.wait(), exit::OK, "{}", pilot.stderr());
+    slot.assert_empty();
+}
+
+#[test]
+fn a_fenced_pilot_leaves_at_once() {
+    let broker = FakeBroker::start();
+    let slot = Slot::new(&broker, 600);
+    let mut pilot = slot.start();
+    broker.grant("ws-1", 3600);
+    eventually("the guest runs", || is_running(broker.phase("ws-1")));
+    broker.fence();
+    assert_eq!(pilot.wait(), exit::FENCED, "{}", pilot.stderr());
+    assert!(!slot.store().join("states/ws-1.g1").exists());
+    slot.assert_empty();
+}
+
+#[test]
+fn kill_nine_leaves_nothing_behind_either() {
+    let broker = FakeBroker::start();
+    let slot = Slot::new(&broker, 600);
+    let mut pilot = slot.start();
+    broker.grant("ws-1", 3600);
+    eventually("the guest runs", || is_running(broker.phase("ws-1")));
+    pilot.signal(Signal::SIGKILL);
+    pilot.wait();
+    eventually("the warden has cleaned up", || slot.is_empty());
+}
+
+#[test]
+fn what_is_wrong_with_the_slot_is_said_and_nothing_is_left() {
+    let broker = FakeBroker::start();
+    let slot = Slot::new(&broker, 600);
+    let good = slot.file_text();
+    for (from, to, want) in [
+        ("version = 1", "version = 7", "version 1"),
+        ("notice = ", "notise = ", "notise"),
+        ("/token\"", "/no-token\"", "no-token"),
+        ("http://127.0.0.1", "http://broker.example.org", "https"),
+    ] {
+        slot.write_file(&good.replace(from, to));
+        let mut pilot = slot.start();
+        assert_eq!(pilot.wait(), exit::USAGE, "{}", pilot.stderr());
+        assert!(pilot.stderr().contains(want), "{}", pilot.stderr());
+        slot.assert_empty();
+    }
+}
