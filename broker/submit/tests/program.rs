@@ -135,6 +135,24 @@ fn run_tells_each_step_and_ends_with_the_workspaces_end() {
     }
 }
 
+/// The workspace ends between the question for events and that for its state.
+#[test]
+fn no_event_is_lost_at_the_end() {
+    let stub = Stub::start(|request, n| {
+        if request.is("GET", &format!("{WS}/events")) {
+            let items = match n {
+                0 => vec![],
+                _ => vec![event(1, "done", "the very last word")],
+            };
+            return Reply::Json(200, json!({ "items": items }));
+        }
+        Reply::Json(200, ended("done", "run_time_used", "enough"))
+    });
+    let done = User::new().run(&stub.url(), &["follow", "ws-0001"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.out.contains("the very last word"), "{done:?}");
+}
+
 #[test]
 fn run_with_json_is_one_object_on_a_line() {
     let steps = vec![event(1, "done", "the end")];
