@@ -52,12 +52,20 @@ impl Custody {
                 });
             }
         }
-        let warden = match read(&holder.scratch.join(JOURNAL_FILE)) {
-            Ok(Some(recorded)) if place == Place::SameView => recorded.warden,
-            Ok(_) | Err(_) => None,
-        };
+        let journal = holder.scratch.join(JOURNAL_FILE);
+        let mut to_lock = vec![holder.node_entry.clone()];
+        let mut warden = None;
+        match read(&journal) {
+            // The directory was taken by a later pilot: its journal is not ours to lock.
+            Ok(Some(recorded)) if recorded.holder.slot != holder.slot => {}
+            Ok(Some(recorded)) => {
+                to_lock.push(journal);
+                warden = recorded.warden.filter(|_| place == Place::SameView);
+            }
+            Ok(None) | Err(_) => to_lock.push(journal),
+        }
         let mut locks = Vec::new();
-        for path in [holder.node_entry.clone(), holder.scratch.join(JOURNAL_FILE)] {
+        for path in to_lock {
             locks.extend(lock(&path, warden, effort.limit)?);
         }
         // With the locks here there is nothing left for the warden to do, and it must not stay.

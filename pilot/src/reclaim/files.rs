@@ -60,7 +60,15 @@ pub(super) fn unmount(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// True when a directory holds at most what the rendered job and a first, torn write leave.
+/// True when a directory is only what the rendered job, and perhaps a first, torn write, leave.
+pub(super) fn is_unclaimed_slot(path: &Path) -> bool {
+    holds_nothing_of_others(path)
+        && [SLOT_FILE, JOURNAL_FILE]
+            .iter()
+            .any(|name| path.join(name).exists())
+}
+
+/// True when there is nothing in a directory but a slot file and a journal, if that.
 pub(super) fn holds_nothing_of_others(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|entries| {
         entries.flatten().all(|entry| {

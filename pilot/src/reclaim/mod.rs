@@ -160,9 +160,9 @@ pub fn reclaim(scratch: &Path, effort: Effort) -> Result<Report, ReclaimError> {
         }),
         None => match orphaned_entry(&scratch, effort) {
             Some(result) => result,
-            None if files::holds_nothing_of_others(&scratch) => {
-                Ok(undo::remove_unclaimed(&scratch))
-            }
+            None if files::is_unclaimed_slot(&scratch) => Ok(undo::remove_unclaimed(&scratch)),
+            // An empty directory is nobody's slot: nothing of ours is left in it.
+            None if files::holds_nothing_of_others(&scratch) => Ok(Report::empty(&scratch)),
             None => Err(ReclaimError::NotASlot { path: scratch }),
         },
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub(super) fn undo(recorded: &Recorded, limit: Duration) -> Report {
     for open in &recorded.open {
         undo_entry(holder, open, &mut report);
     }
+    remove_own_blobs(holder, &mut report);
     for damage in &recorded.damage {
         let what = format!("line {} of the journal", damage.line);
         report.left(what, format!("it can't be read ({})", damage.why));
@@ -120,6 +122,20 @@ fn undo_entry(holder: &Holder, open: &Open, report: &mut Report) {
             if there {
                 report.note(what, unmount(path));
             }
+        }
+    }
+}
+
+/// Blobs under construction need no entry each: their names begin with the slot's.
+fn remove_own_blobs(holder: &Holder, report: &mut Report) {
+    let prefix = format!(".tmp-{}.", holder.slot);
+    let Ok(entries) = fs::read_dir(holder.store.join("blobs")) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry.file_name().as_bytes().starts_with(prefix.as_bytes()) {
+            let what = format!("unfinished {}", entry.path().display());
+            report.note(what, remove_tree(&entry.path()));
         }
     }
 }

@@ -1,0 +1,8 @@
+//! Nothing outlives the slot: real pilot-like processes, killed for real at every step, and the
+//! node compared with what it was before.
+
+mod crash_points;
+mod death;
+mod limits;
+mod node;
+mod role;
