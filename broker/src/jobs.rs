@@ -155,7 +155,7 @@ mod tests {
         );
         assert!(dirs.path(&over).join("pilot.log").exists());
         assert!(dirs.clear(&over, made + week.times(2), week).unwrap());
-        assert_eq!(dirs.keys().unwrap(), [live.clone()]);
+        assert_eq!(dirs.keys().unwrap(), std::slice::from_ref(&live));
         assert!(dirs.path(&live).join(TOKEN_FILE).exists());
     }
 }

@@ -80,7 +80,7 @@ pub fn start(
         let site_loop = Arc::new(SiteLoop {
             name: name.clone(),
             site: site.clone(),
-            job: job.clone(),
+            job: (**job).clone(),
             lrm: Lrm::Sim(SimLrm::new(sim)),
             shared: shared.clone(),
         });

@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn a_secret_that_others_can_read_or_that_is_damaged_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Issuer::open(dir.path()).unwrap());
+        Issuer::open(dir.path()).unwrap();
         let path = dir.path().join("issuer.secret");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(

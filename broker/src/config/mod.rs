@@ -5,6 +5,7 @@
 
 mod raw;
 mod resolve;
+mod sites;
 #[cfg(test)]
 mod tests;
 
@@ -106,7 +107,7 @@ pub enum SiteLrm {
         /// Pilot jobs may be started again under the same id.
         rerunnable: bool,
         /// What the pilot jobs need to know.
-        job: JobSettings,
+        job: Box<JobSettings>,
     },
 }
 

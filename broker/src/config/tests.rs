@@ -117,7 +117,7 @@ fn wrong_files_say_what_is_wrong() {
         ),
         (
             site("lrm = \"sim\"", "lrm = \"slurm\""),
-            "no adapter for that LRM yet",
+            "no adapter for yet",
         ),
         (
             site("lrm = \"sim\"", "lrm = \"lsf\""),
@@ -160,8 +160,14 @@ fn wrong_files_say_what_is_wrong() {
             "{text}\nwanted {want}, got\n{e}"
         );
     }
-    let e = parse("\n[leases]\nttl = \"x\"\n").unwrap_err().to_string();
-    assert!(e.contains("line 3") && e.contains('^'), "{e}");
+    for (text, line) in [
+        ("\n[leases]\nttl = \"x\"\n", "line 3"),
+        ("\n[leases]\nttl = \"60s\"\nhold = \"59s\"", "line 4"),
+        ("\nlisten = \"1.2.3.4:5\"", "line 2"),
+    ] {
+        let e = parse(text).unwrap_err().to_string();
+        assert!(e.contains(line) && e.contains('^'), "{e}");
+    }
     for url in [
         "http://localhost:1/x",
         "http://[::1]:80",

@@ -218,6 +218,10 @@ async fn wrong_method(request: Request) -> ApiError {
         .help("GET /v1/openapi.json lists all calls")
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the layer hands it over by value"
+)]
 fn panicked(what: Box<dyn Any + Send>) -> Response {
     let text = what
         .downcast_ref::<String>()

@@ -1,0 +1,203 @@
+//! One `[site.NAME]`, resolved: how pilots come there, and what the site agreed to.
+
+use std::net::SocketAddr;
+
+use broker_core::SiteConfig;
+use protocol::ids::SiteName;
+use protocol::resources::Resources;
+use protocol::slot_file::HypervisorKind;
+use protocol::time::Span;
+
+use super::raw::{RawLrm, RawSite};
+use super::resolve::{Wrong, have, span, span_from};
+use super::{JobSettings, Site, SiteLrm};
+
+/// Nothing is asked for more often, and no command is given less time.
+const LEAST: Span = Span::from_millis(100);
+
+/// Makes errors about keys of one site.
+struct Keys<'a> {
+    site: &'a SiteName,
+}
+
+impl Keys<'_> {
+    fn key(&self, key: &str) -> String {
+        format!("site.{}.{key}", self.site)
+    }
+
+    fn wrong(&self, key: &str, what: &str) -> Wrong {
+        let key = self.key(key);
+        let message = format!("`{key}` {what}");
+        Wrong::new(key, message)
+    }
+
+    fn missing(&self, key: &str, what: &str) -> Wrong {
+        self.wrong(key, &format!("is missing: {what}"))
+    }
+}
+
+/// One site, what it agreed to, and its preference.
+pub(super) fn site(
+    name: &SiteName,
+    raw: RawSite,
+    tls: bool,
+    listen: SocketAddr,
+) -> Result<(Site, SiteConfig, i32), Wrong> {
+    let keys = Keys { site: name };
+    let key = |key: &str| keys.key(key);
+    let walltime_min = span(raw.walltime_min, &key("walltime_min"))?;
+    let walltime_max = span(raw.walltime_max, &key("walltime_max"))?;
+    if walltime_max < walltime_min || walltime_max.is_zero() {
+        let what = format!("({walltime_max}) is less than `walltime_min` ({walltime_min})");
+        return Err(keys.wrong("walltime_max", &what));
+    }
+    let notice = span(raw.notice, &key("notice"))?;
+    let margin = span(raw.margin, &key("margin"))?;
+    if walltime_max <= margin {
+        let what = format!("({walltime_max}) is not longer than `margin` ({margin})");
+        return Err(keys.wrong("walltime_max", &what));
+    }
+    let slot = raw
+        .slot
+        .ok_or_else(|| keys.missing("slot", "what a pilot job asks for: cores, memory and disk"))?;
+    let slot = Resources {
+        cores: slot.cores,
+        memory_mib: slot.memory.0,
+        disk_mib: slot.disk.0,
+    };
+    if slot.cores == 0 || slot.memory_mib == 0 {
+        return Err(keys.wrong("slot", "needs at least 1 core and 1 MiB of memory"));
+    }
+    let preference = have(raw.preference, &key("preference"))?;
+    let mut config = SiteConfig {
+        name: name.clone(),
+        lrm: None,
+        slot,
+        walltime_min,
+        walltime_max,
+        notice,
+        margin,
+        overhead: span(raw.overhead, &key("overhead"))?,
+        max_queued: have(raw.max_queued, &key("max_queued"))?,
+        max_running: have(raw.max_running, &key("max_running"))?,
+        idle_limit: Some(span(raw.idle_limit, &key("idle_limit"))?),
+        enabled: have(raw.enabled, &key("enabled"))?,
+    };
+    let site = Site {
+        poll: span_from(LEAST, raw.poll, &key("poll"))?,
+        command_timeout: span_from(LEAST, raw.command_timeout, &key("command_timeout"))?,
+        notice,
+        margin,
+        lrm: lrm(&keys, raw, tls, listen)?,
+    };
+    config.lrm = match &site.lrm {
+        SiteLrm::None => None,
+        SiteLrm::Sim { .. } => Some("sim".to_owned()),
+    };
+    Ok((site, config, preference))
+}
+
+fn lrm(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<SiteLrm, Wrong> {
+    let kind = raw.lrm.ok_or_else(|| {
+        keys.missing(
+            "lrm",
+            "write \"sim\", or \"none\" for pilots that are started by hand",
+        )
+    })?;
+    match kind {
+        RawLrm::None => Ok(SiteLrm::None),
+        RawLrm::Sim => {
+            let sim = raw.sim.clone().unwrap_or_default();
+            let program = "the path of `sim-lrm`, as this host and the nodes see it";
+            Ok(SiteLrm::Sim {
+                job: Box::new(job(keys, raw, tls, listen)?),
+                dir: sim
+                    .dir
+                    .ok_or_else(|| keys.missing("sim.dir", "where the daemon serves"))?,
+                program: sim
+                    .program
+                    .ok_or_else(|| keys.missing("sim.program", program))?,
+                queue: have(sim.queue, &keys.key("sim.queue"))?,
+                rerunnable: have(sim.rerunnable, &keys.key("sim.rerunnable"))?,
+            })
+        }
+        RawLrm::Slurm | RawLrm::Pbs | RawLrm::Htcondor => Err(keys.wrong(
+            "lrm",
+            "names an LRM that this version has no adapter for yet; it knows \"sim\" and \"none\"",
+        )),
+    }
+}
+
+fn job(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<JobSettings, Wrong> {
+    let hypervisor = raw.hypervisor.ok_or_else(|| {
+        keys.missing(
+            "hypervisor",
+            "what runs guests; write `kind = \"qemu\"` or \"null\"",
+        )
+    })?;
+    if hypervisor.kind == HypervisorKind::Qemu && hypervisor.accelerator.is_none() {
+        return Err(keys.missing(
+            "hypervisor.accelerator",
+            "write \"tcg\" or \"kvm\"; it is never guessed",
+        ));
+    }
+    match &raw.broker_url {
+        Some(url) => check_url(keys, url)?,
+        None if tls && listen.ip().is_unspecified() => {
+            return Err(keys.missing("broker_url", "the URL by which nodes reach this broker"));
+        }
+        None => {}
+    }
+    let dir = |value, key, what| have_dir(keys, value, key, what);
+    Ok(JobSettings {
+        broker_url: raw.broker_url,
+        broker_ca: raw.broker_ca,
+        store: dir(raw.store, "store", "a directory that all nodes see")?,
+        scratch: dir(
+            raw.scratch,
+            "scratch",
+            "a directory on the nodes' own disks",
+        )?,
+        program: dir(
+            raw.program,
+            "program",
+            "the path of `pilot`, as nodes see it",
+        )?,
+        hypervisor,
+    })
+}
+
+fn have_dir<T>(keys: &Keys<'_>, value: Option<T>, key: &str, what: &str) -> Result<T, Wrong> {
+    value.ok_or_else(|| keys.missing(key, what))
+}
+
+/// `https`, or plain `http` to a loopback address.
+fn check_url(keys: &Keys<'_>, url: &str) -> Result<(), Wrong> {
+    let wrong = |what: &str| keys.wrong("broker_url", &format!("is \"{url}\"{what}"));
+    let (secure, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (true, rest),
+        (None, Some(rest)) => (false, rest),
+        (None, None) => {
+            return Err(wrong(
+                "; write a URL, as in \"https://broker.example.org:8440\"",
+            ));
+        }
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        Some(_) | None => authority,
+    };
+    if host.is_empty() {
+        return Err(wrong(", which names no host"));
+    }
+    let ip = host.trim_start_matches('[').trim_end_matches(']');
+    let ip: Result<std::net::IpAddr, _> = ip.parse();
+    if secure || host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) {
+        return Ok(());
+    }
+    Err(wrong(
+        ": plain http is taken only to a loopback address, since tokens cross it\nhelp: serve \
+         [tls] and write https",
+    ))
+}
