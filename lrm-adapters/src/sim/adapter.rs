@@ -116,8 +116,17 @@ impl LocalResourceManager for SimLrm {
     }
 
     async fn observe(&self) -> Observation {
-        self.listing(&["queue", "--all", "--json"].map(str::to_owned))
-            .await
+        let listing = self
+            .listing(&["queue", "--all", "--json"].map(str::to_owned))
+            .await;
+        match listing {
+            // Jobs without a key of ours are the site's.
+            Observation::Listing(mut jobs) => {
+                jobs.retain(|j| j.key.is_some());
+                Observation::Listing(jobs)
+            }
+            Observation::NoAnswer(why) => Observation::NoAnswer(why),
+        }
     }
 
     async fn find_by_key(&self, key: &SubmitKey) -> Observation {

@@ -21,7 +21,9 @@ mod runs;
 mod serve;
 mod state;
 mod supervise;
+mod sweep;
 
 pub use config::DaemonConfig;
 pub use serve::{ServeError, serve};
 pub use supervise::{SuperviseError, launch, supervise};
+pub use sweep::{processes_of, sweep};

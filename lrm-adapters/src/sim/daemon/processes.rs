@@ -139,6 +139,21 @@ fn members(marks: &Marks<'_>, target: Target) -> BTreeSet<i32> {
     .collect()
 }
 
+/// Live processes that any run of this directory has started, by their environment.
+pub(super) fn with_environment(dir: &Path) -> Vec<i32> {
+    let dir = format!("SIMLRM_DIR={}", dir.display());
+    Stat::all()
+        .iter()
+        .filter(|s| !s.zombie)
+        .filter(|s| {
+            let environ = std::fs::read(format!("/proc/{}/environ", s.pid)).unwrap_or_default();
+            let any = |want: &dyn Fn(&[u8]) -> bool| environ.split(|b| *b == 0).any(want);
+            any(&|v| v == dir.as_bytes()) && any(&|v| v.starts_with(b"SIMLRM_RUN="))
+        })
+        .map(|s| s.pid)
+        .collect()
+}
+
 fn descendants(all: &[Stat], root: i32) -> BTreeSet<i32> {
     let mut found = BTreeSet::new();
     let mut front = vec![root];

@@ -1,0 +1,117 @@
+//! The conformance suite: every rule of `docs/adapters/README.md` that can be tested from
+//! outside, over the contract and a [`Rig`].
+//!
+//! A rule's check submits jobs of its own, waits for conditions with the rig's patience, and
+//! ends what it started. It says [`Verdict::Fail`] with what it saw, never panics, and says
+//! [`Verdict::NotApplicable`] when the rig cannot do what the rule needs.
+
+mod ends;
+mod rig;
+mod silence;
+mod submit;
+mod watch;
+
+pub use rig::{Action, Can, Disturbance, Program, Rig, Shape};
+
+/// The outcome of a rule's check.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The rule holds.
+    Pass,
+    /// It cannot be tested here, and why.
+    NotApplicable(String),
+    /// It does not hold, and what was seen.
+    Fail(String),
+}
+
+/// How a check stops early.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    NotApplicable(String),
+    Fail(String),
+}
+
+pub(crate) type Checked = Result<(), Stop>;
+
+pub(crate) fn fail<T>(what: impl Into<String>) -> Result<T, Stop> {
+    Err(Stop::Fail(what.into()))
+}
+
+macro_rules! rules {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $title:literal, $check:path;)*) => {
+        /// The rules, numbered as in `docs/adapters/README.md`.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Rule {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Rule {
+            /// All of them, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// Its number in the specification.
+            pub const fn number(self) -> u32 {
+                match self { $(Self::$name => $number,)* }
+            }
+
+            /// Its title in the specification.
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+
+            /// Checks it on a rig.
+            pub async fn check(self, rig: &impl Rig) -> Verdict {
+                let outcome = match self { $(Self::$name => $check(rig).await,)* };
+                rig.calm().await;
+                match outcome {
+                    Ok(()) => Verdict::Pass,
+                    Err(Stop::NotApplicable(why)) => Verdict::NotApplicable(why),
+                    Err(Stop::Fail(what)) => Verdict::Fail(what),
+                }
+            }
+        }
+    };
+}
+
+rules! {
+    /// An accepted job is found by its key and in the listing.
+    FoundByKey = 1, "an accepted job is found by its key and in the listing", submit::found_by_key;
+    /// A refused submit leaves no job.
+    RefusedLeavesNothing = 2, "a refused submit leaves no job", submit::refused_leaves_nothing;
+    /// A lost answer to a submit.
+    LostAnswer = 3, "a submit whose answer is lost is no answer, and its job is found by its key", submit::lost_answer;
+    /// The job knows its slot.
+    SlotFile = 4, "the job gets a slot file that is true, and a probe that tells the end again", submit::slot_file;
+    /// Secrets stay in their file.
+    NoSecrets = 5, "nothing that others can read holds a secret", submit::no_secrets;
+    /// An exit code is told.
+    ExitCode = 6, "a job that ends by itself is listed with its exit code", ends::exit_code;
+    /// Cancelling a queued job.
+    CancelQueued = 7, "a queued job that is cancelled never starts and ends as cancelled", ends::cancel_queued;
+    /// Cancelling a running job.
+    CancelRunning = 8, "a running job that is cancelled hears it, and its processes are gone", ends::cancel_running;
+    /// Cancelling what is not there.
+    CancelUnknown = 9, "cancelling an unknown id is told apart and harms no other job", ends::cancel_unknown;
+    /// Walltime.
+    Walltime = 10, "the end of the walltime is told as such", ends::walltime;
+    /// Preemption.
+    Preemption = 11, "a preempted job is never listed as failed or finished by itself", ends::preemption;
+    /// Requeue.
+    Requeue = 12, "a job that is started again has the same id and another incarnation", ends::requeue;
+    /// A moved end.
+    MovedEnd = 13, "an end that was moved is seen in the listing", ends::moved_end;
+    /// A lost node.
+    NodeLost = 14, "a job whose node was lost is never listed as ended by itself", ends::node_lost;
+    /// No answer.
+    Unreachable = 15, "an LRM that cannot be reached is no answer, never an empty listing", silence::unreachable;
+    /// A hung command.
+    Hung = 16, "a command that hangs is no answer within the bound", silence::hung;
+    /// Garbled output.
+    Garbled = 17, "output that cannot be read is no answer", silence::garbled;
+    /// Missing from the listing.
+    Missing = 18, "a job that is missing from one listing is in the next", silence::missing;
+    /// A restarted LRM.
+    Restarted = 19, "a restart of the LRM changes no running job", silence::restarted;
+    /// A reused id.
+    ReusedId = 20, "an id that was given again does not let us cancel the wrong job", silence::reused_id;
+}

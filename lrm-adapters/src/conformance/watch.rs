@@ -1,0 +1,140 @@
+//! Waiting for conditions, and the steps that many checks share.
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use protocol::ids::LrmJobId;
+use protocol::lrm::{JobEnd, JobState, Observation, ObservedJob, PilotJob, SubmitAnswer};
+use protocol::slot_file::SlotFile;
+use tokio::time::{Duration, sleep, timeout};
+
+use super::rig::{Rig, Shape, need};
+use super::{Checked, Stop, fail};
+use crate::contract::LocalResourceManager as _;
+
+/// A submitted test job.
+pub(super) struct Submitted {
+    pub job: PilotJob,
+    pub id: LrmJobId,
+}
+
+impl Submitted {
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.job.directory.join(name)
+    }
+}
+
+pub(super) async fn submit(rig: &impl Rig, shape: &Shape) -> Result<Submitted, Stop> {
+    let job = need(rig.job(shape))?;
+    match rig.lrm().submit(&job).await {
+        SubmitAnswer::Accepted(id) => Ok(Submitted { job, id }),
+        other => fail(format!("the submit was answered with {other:?}")),
+    }
+}
+
+/// Submits a job and waits until its program runs.
+pub(super) async fn running(rig: &impl Rig, shape: &Shape) -> Result<Submitted, Stop> {
+    let job = submit(rig, shape).await?;
+    started(rig, &job, 0).await?;
+    listed(rig, &job, |j| j.state == JobState::Running).await?;
+    Ok(job)
+}
+
+/// Waits until the job's program has started for the `n`th time, counting from 0.
+pub(super) async fn started(rig: &impl Rig, job: &Submitted, n: u32) -> Checked {
+    let file = job.file(&format!("started.{n}"));
+    let log = job.file("pilot.log");
+    until(
+        rig,
+        || async { file.exists().then_some(()) },
+        || {
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            format!("the program did not start; its output: `{log}`")
+        },
+    )
+    .await
+}
+
+/// Waits until the job is listed in a wanted way.
+pub(super) async fn listed(
+    rig: &impl Rig,
+    job: &Submitted,
+    wanted: impl Fn(&ObservedJob) -> bool,
+) -> Result<ObservedJob, Stop> {
+    let last = std::cell::RefCell::new(String::from("no listing"));
+    until(
+        rig,
+        || async {
+            let seen = rig.lrm().observe().await;
+            *last.borrow_mut() = format!("{seen:?}");
+            match seen {
+                Observation::Listing(jobs) => jobs
+                    .into_iter()
+                    .find(|j| j.key.as_ref() == Some(&job.job.key) && wanted(j)),
+                Observation::NoAnswer(_) => None,
+            }
+        },
+        || {
+            format!(
+                "job {} was never listed as wanted; last: {}",
+                job.id,
+                last.borrow()
+            )
+        },
+    )
+    .await
+}
+
+/// Waits until the job is listed as ended, and says how.
+pub(super) async fn ended(rig: &impl Rig, job: &Submitted) -> Result<JobEnd, Stop> {
+    let seen = listed(rig, job, |j| matches!(j.state, JobState::Ended(_))).await?;
+    match seen.state {
+        JobState::Ended(end) => Ok(end),
+        other => fail(format!("{other:?} is no end")),
+    }
+}
+
+/// Waits until the job has no live process.
+pub(super) async fn gone(rig: &impl Rig, job: &Submitted) -> Checked {
+    need(rig.is_alive(&job.job.key))?;
+    until(
+        rig,
+        || async { (rig.is_alive(&job.job.key) == Ok(false)).then_some(()) },
+        || format!("processes of job {} live on", job.id),
+    )
+    .await
+}
+
+/// The slot file that the job's `n`th start got.
+pub(super) fn slot(job: &Submitted, n: u32) -> Result<SlotFile, Stop> {
+    let path = job.file(&format!("slot.{n}.toml"));
+    let text = std::fs::read_to_string(&path)
+        .map_err(|e| Stop::Fail(format!("no slot file {}: {e}", path.display())))?;
+    SlotFile::parse("slot.toml", &text).map_err(|e| Stop::Fail(e.to_string()))
+}
+
+/// Ends a job that a check has left running.
+pub(super) async fn end(rig: &impl Rig, job: &Submitted) -> Checked {
+    let _ = rig.lrm().cancel(&job.id, &job.job.key).await;
+    ended(rig, job).await.map(drop)
+}
+
+/// Waits for a condition with the rig's patience.
+pub(super) async fn until<T, F: Future<Output = Option<T>>>(
+    rig: &impl Rig,
+    mut holds: impl FnMut() -> F,
+    why: impl Fn() -> String,
+) -> Result<T, Stop> {
+    let wait = async {
+        loop {
+            if let Some(found) = holds().await {
+                return found;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    match timeout(rig.patience(), wait).await {
+        Ok(found) => Ok(found),
+        Err(_) => fail(format!("{} (waited {:?})", why(), rig.patience())),
+    }
+}
