@@ -497,6 +497,12 @@ impl World {
             Effect::CleanUp => {
                 assert!(self.clean_up_at.is_none(), "cleaned up twice\n{self}");
                 self.clean_up_at = Some(self.now);
+                for (key, guest) in &self.guests {
+                    assert!(
+                        !is_alive(guest) || guest.killed_at.is_some(),
+                        "{key} runs when the clean-up begins\n{self}"
+                    );
+                }
                 for guest in self.guests.values_mut() {
                     guest.vm = Vm::Gone;
                 }
@@ -693,18 +699,12 @@ impl World {
             assert!(kill_at <= *least, "a signal was forgotten\n{self}");
             *least = kill_at;
         }
-        let alive = |g: &Guest| {
-            matches!(
-                g.vm,
-                Vm::Starting | Vm::Running | Vm::Paused | Vm::Suspending
-            )
-        };
         let writing = self
             .guests
             .values()
             .filter(|g| g.vm == Vm::Suspending && g.killed_at.is_none());
         assert!(writing.count() <= 1, "two suspends at once\n{self}");
-        for (key, guest) in self.guests.iter().filter(|(_, g)| alive(g)) {
+        for (key, guest) in self.guests.iter().filter(|(_, g)| is_alive(g)) {
             let dying = guest.killed_at.is_some_and(|k| self.now <= k + 50);
             assert!(
                 self.now < kill_at.as_millis() || dying,
@@ -717,7 +717,7 @@ impl World {
                 "{key} lives after its lease ended at {expiry}\n{self}"
             );
         }
-        let rivals = self.guests.iter().filter(|(_, g)| alive(g));
+        let rivals = self.guests.iter().filter(|(_, g)| is_alive(g));
         let names: BTreeSet<_> = rivals.clone().map(|(k, _)| &k.workspace).collect();
         assert_eq!(
             names.len(),
@@ -770,6 +770,13 @@ impl std::fmt::Display for World {
             .skip(skip)
             .try_for_each(|line| writeln!(f, "{line}"))
     }
+}
+
+fn is_alive(guest: &Guest) -> bool {
+    matches!(
+        guest.vm,
+        Vm::Starting | Vm::Running | Vm::Paused | Vm::Suspending
+    )
 }
 
 pub fn wall(secs: u64) -> Timestamp {
