@@ -24,7 +24,7 @@ pub enum Kind {
     Conformance,
     /// `simulation*`.
     Simulation,
-    /// With `qemu` or `guest` in their name: they boot real guests.
+    /// With `guest`, `hypervisor` or `qemu` in their name: they boot real guests.
     Guest,
     /// `docs*`: documents that are made from code.
     Docs,
@@ -51,7 +51,10 @@ impl Kind {
         let name = program.binary_name.as_str();
         if program.kind != "test" {
             Self::Unit
-        } else if name.contains("qemu") || name.contains("guest") {
+        } else if ["guest", "hypervisor", "qemu"]
+            .iter()
+            .any(|word| name.contains(word))
+        {
             Self::Guest
         } else if name.starts_with("simulation") {
             Self::Simulation
