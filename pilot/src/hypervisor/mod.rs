@@ -108,7 +108,14 @@ impl Hypervisor {
                 (Kind::Null(guest), events)
             }
         };
-        Ok((Guest { kind }, GuestEvents(events)))
+        let over = false;
+        Ok((
+            Guest { kind },
+            GuestEvents {
+                receiver: events,
+                over,
+            },
+        ))
     }
 
     /// Removes a state that nobody needs any more. One that is not there is fine. A guest that
@@ -163,12 +170,20 @@ impl StagedGuest {
 
 /// What a guest does without being told; ends with [`GuestEvent::Exited`].
 #[derive(Debug)]
-pub struct GuestEvents(mpsc::UnboundedReceiver<GuestEvent>);
+pub struct GuestEvents {
+    receiver: mpsc::UnboundedReceiver<GuestEvent>,
+    over: bool,
+}
 
 impl GuestEvents {
     /// Waits for the next event; none after the last. Can be dropped and called again.
     pub async fn next(&mut self) -> Option<GuestEvent> {
-        self.0.recv().await
+        if self.over {
+            return None;
+        }
+        let event = self.receiver.recv().await;
+        self.over = matches!(event, None | Some(GuestEvent::Exited(_)));
+        event
     }
 }
 
