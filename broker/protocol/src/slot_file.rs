@@ -249,6 +249,13 @@ accelerator = "tcg"
     }
 
     #[test]
+    fn instants_may_have_a_fraction_of_a_second() {
+        let text = GOOD.replace("start = 1763712000\n", "start = 1763712000.317\n");
+        let slot = SlotFile::parse("slot.toml", &text).unwrap();
+        assert_eq!(slot.clock.start, Timestamp::from_millis(1_763_712_000_317));
+    }
+
+    #[test]
     fn wrong_files_say_what_is_wrong() {
         for (from, to, want) in [
             ("cores = 2", "cores = -2", "cores"),

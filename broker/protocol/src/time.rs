@@ -53,7 +53,7 @@ impl Timestamp {
                 clippy::cast_possible_truncation,
                 reason = "bounded by the check above"
             )]
-            return Ok(Self((secs * 1000.0) as i64));
+            return Ok(Self((secs * 1000.0).round() as i64));
         }
         text.parse::<jiff::Timestamp>()
             .map(|t| Self(t.as_millisecond()))
@@ -106,6 +106,10 @@ impl<'de> Deserialize<'de> for Timestamp {
             }
             fn visit_i64<E: de::Error>(self, v: i64) -> Result<Timestamp, E> {
                 Ok(Timestamp::from_secs(v))
+            }
+            fn visit_f64<E: de::Error>(self, v: f64) -> Result<Timestamp, E> {
+                // A TOML file writes seconds with a fraction without quotes.
+                Timestamp::parse(&v.to_string()).map_err(E::custom)
             }
             fn visit_u64<E: de::Error>(self, v: u64) -> Result<Timestamp, E> {
                 i64::try_from(v)
