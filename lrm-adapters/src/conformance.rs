@@ -63,6 +63,11 @@ macro_rules! rules {
             pub async fn check(self, rig: &impl Rig) -> Verdict {
                 let outcome = match self { $(Self::$name => $check(rig).await,)* };
                 rig.calm().await;
+                // What a failed check has left must not be the next one's trouble.
+                let outcome = match watch::clear(rig).await {
+                    Err(stop) if outcome.is_ok() => Err(stop),
+                    Ok(()) | Err(_) => outcome,
+                };
                 match outcome {
                     Ok(()) => Verdict::Pass,
                     Err(Stop::NotApplicable(why)) => Verdict::NotApplicable(why),

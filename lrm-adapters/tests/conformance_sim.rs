@@ -136,6 +136,12 @@ impl Rig for SimRig {
         })
     }
 
+    fn keys(&self) -> Vec<SubmitKey> {
+        (1..=self.jobs.get())
+            .map(|n| SubmitKey::new(&format!("wp-test-{n}")).unwrap())
+            .collect()
+    }
+
     fn impossible_job(&self) -> Result<PilotJob, String> {
         let mut job = self.job(&Shape::obeying())?;
         job.resources.cores = 64;

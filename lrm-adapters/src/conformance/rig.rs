@@ -97,6 +97,9 @@ pub trait Rig {
     /// Why a job of this shape cannot be had here.
     fn job(&self, shape: &Shape) -> Result<PilotJob, String>;
 
+    /// The keys of all jobs that this rig has made.
+    fn keys(&self) -> Vec<SubmitKey>;
+
     /// A job that this LRM refuses at the submit.
     ///
     /// # Errors

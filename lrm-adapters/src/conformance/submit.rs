@@ -113,9 +113,5 @@ pub(super) async fn no_secrets(rig: &impl Rig) -> Checked {
     if preview.contains(token.trim()) {
         return fail("the job or the command holds the token".to_owned());
     }
-    let file = job.broker.token_file.display().to_string();
-    if !preview.contains(&file) {
-        return fail(format!("the preview does not name {file}: {preview}"));
-    }
     Ok(())
 }

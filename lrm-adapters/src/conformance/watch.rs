@@ -119,6 +119,34 @@ pub(super) async fn end(rig: &impl Rig, job: &Submitted) -> Checked {
     ended(rig, job).await.map(drop)
 }
 
+/// Ends every job of the rig that still lives.
+pub(super) async fn clear(rig: &impl Rig) -> Checked {
+    let keys = rig.keys();
+    let living = || async {
+        let Observation::Listing(jobs) = rig.lrm().observe().await else {
+            return None;
+        };
+        let ours = |j: &ObservedJob| j.key.as_ref().is_some_and(|k| keys.contains(k));
+        let lives = |j: &ObservedJob| !matches!(j.state, JobState::Ended(_));
+        Some(
+            jobs.into_iter()
+                .filter(|j| ours(j) && lives(j))
+                .collect::<Vec<_>>(),
+        )
+    };
+    for job in living().await.unwrap_or_default() {
+        if let Some(key) = &job.key {
+            let _ = rig.lrm().cancel(&job.id, key).await;
+        }
+    }
+    until(
+        rig,
+        || async { living().await.filter(Vec::is_empty).map(drop) },
+        || "test jobs live on after their cancel".to_owned(),
+    )
+    .await
+}
+
 /// Waits for a condition with the rig's patience.
 pub(super) async fn until<T, F: Future<Output = Option<T>>>(
     rig: &impl Rig,

@@ -91,6 +91,8 @@ pub(super) fn script(settings: &SimLrmSettings, job: &PilotJob) -> String {
         .join(format!("{}.r", job.key))
         .display()
         .to_string();
+    let open = toml_string(&scratch);
+    let open = open.strip_suffix('"').unwrap_or(&open);
     let probe = [
         settings.binary.display().to_string(),
         "--dir".to_owned(),
@@ -133,7 +135,7 @@ pub(super) fn script(settings: &SimLrmSettings, job: &PilotJob) -> String {
             "\n[paths]\nscratch = %s%s\"\n%s\n\n",
             format!(
                 r#"{} "$SIMLRM_RESTARTS" {}"#,
-                quote(toml_string(&scratch).trim_end_matches('"')),
+                quote(open),
                 quote(&format!(
                     "store = {}",
                     toml_string(&job.store.display().to_string())
@@ -165,8 +167,23 @@ fn toml_text(value: &impl Serialize) -> String {
     toml::to_string(value).expect("plain tables can be written as TOML")
 }
 
+/// A TOML basic string: always in double quotes, so that a variable can be put before the last.
 fn toml_string(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// Writes the script whole or not at all.
