@@ -123,7 +123,7 @@ impl Watch {
                 }
             } else if now() >= self.deadline {
                 let stopped = pilot.is_some_and(ProcessId::is_stopped);
-                if !stopped && now().saturating_sub(self.deadline) < OVERSLEPT {
+                if is_hung(now().saturating_sub(self.deadline), stopped) {
                     return Woken::DeadlinePassed;
                 }
                 self.deadline = now().saturating_add(GRACE);
@@ -153,8 +153,46 @@ impl Watch {
     }
 }
 
+/// Whether a pilot that has let its deadline pass is to be ended. One that is stopped, or was
+/// until a moment ago together with this process, could not say that the end has moved.
+fn is_hung(late: Duration, stopped: bool) -> bool {
+    !stopped && late < OVERSLEPT
+}
+
 /// Time since boot, sleep of the machine included. The warden is a process of its own, so this
 /// clock has nothing to do with the pilot's.
 fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pilot_that_was_stopped_by_its_site_is_given_time_to_look_at_its_clock() {
+        assert!(is_hung(Duration::ZERO, false));
+        assert!(!is_hung(Duration::ZERO, true));
+        assert!(!is_hung(Duration::from_secs(300), false));
+    }
+
+    #[test]
+    fn what_the_pilot_says_is_heard_in_any_pieces() {
+        let (mut pilot, socket) = UnixStream::pair().unwrap();
+        let mut watch = Watch {
+            socket,
+            heard: String::new(),
+            deadline: now().saturating_add(Duration::from_secs(3600)),
+        };
+        for piece in ["remaining", "-ms 7200000\nnonsense\nremai", "ning-ms 100"] {
+            pilot.write_all(piece.as_bytes()).unwrap();
+            assert_eq!(watch.listen(), None);
+        }
+        let left = watch.deadline.saturating_sub(now());
+        assert!(left > Duration::from_secs(3600), "{left:?}");
+        pilot.write_all(b"\ngoodbye\n").unwrap();
+        assert_eq!(watch.wait(None), Woken::Goodbye);
+        drop(pilot);
+        assert_eq!(watch.wait(None), Woken::PilotGone);
+    }
 }

@@ -1,6 +1,8 @@
 //! What happens by itself when the pilot dies: parent-death signals and the warden.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -138,6 +140,55 @@ fn a_guest_hears_no_signal_of_the_batch_system() {
     assert!(pilot::reclaim::finish(&journal, Duration::from_secs(10)).is_clean());
 }
 
+/// The same with the hypervisor itself, which might unblock what it inherits.
+#[test]
+fn qemu_hears_no_signal_of_the_batch_system() {
+    let node = Node::new();
+    let journal = claim(node.root()).unwrap();
+    let socket = journal.scratch().join("qmp.sock");
+    let mut child = Trampoline::of(pilot_program())
+        .command(&journal.tool_marker(), "qemu-system-x86_64")
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-S"])
+        .args(["-machine", "q35", "-accel", "tcg", "-m", "16"])
+        .args([
+            "-qmp",
+            &format!("unix:{},server=on,wait=off", socket.display()),
+        ])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("qemu-system-x86_64 must be installed");
+    let guest = ProcessId::of(child.id().cast_signed()).unwrap();
+    let connect = || UnixStream::connect(&socket);
+    eventually("QEMU listens", || {
+        assert!(guest.is_alive(), "QEMU has ended");
+        connect().is_ok()
+    });
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGXCPU,
+    ] {
+        kill(Pid::from_raw(guest.pid), signal).unwrap();
+    }
+    // QEMU acts on such a signal before it answers anything that was asked after it.
+    let mut qmp = connect().unwrap();
+    qmp.write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"query-status\"}\n")
+        .unwrap();
+    let mut lines = BufReader::new(qmp).lines().map_while(Result::ok);
+    let status = lines.find(|line| line.contains("\"status\""));
+    assert!(
+        status.is_some_and(|status| status.contains("prelaunch")),
+        "QEMU does not answer any more"
+    );
+    assert!(guest.is_alive());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(pilot::reclaim::finish(&journal, Duration::from_secs(10)).is_clean());
+}
+
 #[test]
 fn the_warden_undoes_everything_after_the_pilot_is_killed() {
     let node = Node::new();
@@ -190,10 +241,10 @@ fn a_pilot_that_hangs_past_its_deadline_is_ended_with_its_slot() {
     let mut actor = Actor::start(
         node.root(),
         Part::WithWarden {
-            deadline: Duration::from_secs(2),
+            deadline: Duration::from_millis(700),
         },
     );
-    actor.settled().unwrap();
+    // Whether it has come to the end of its script by then or not.
     let how = actor.child.wait().unwrap();
     assert_eq!(
         std::os::unix::process::ExitStatusExt::signal(&how),

@@ -3,6 +3,7 @@
 
 mod crash_points;
 mod death;
+mod host;
 mod limits;
 mod node;
 mod role;
