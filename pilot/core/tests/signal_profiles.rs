@@ -119,7 +119,7 @@ const STATES: &[(&str, u64)] = &[
 
 fn life(world: &mut World, until: u64) -> Vec<LeaseKey> {
     let mut keys = Vec::new();
-    let mut at = |world: &mut World, ms: u64| {
+    let at = |world: &mut World, ms: u64| {
         if ms <= until {
             world.run_ms(ms - world.now);
         }

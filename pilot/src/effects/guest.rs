@@ -7,7 +7,7 @@
 //! after they are.
 
 use std::path::Path;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use protocol::codes::{Reason, ReasonCode};
 use protocol::lease;
 use protocol::time::{Mono, Span};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{MissedTickBehavior, Sleep, interval, sleep};
 
 use super::Tools;
 use super::console::Console;
@@ -199,9 +199,9 @@ impl GuestTask {
 
     async fn running(&mut self, guest: Guest, mut events: GuestEvents) {
         let tools = Rc::clone(&self.tools);
-        let mut measure = interval_at(Instant::now() + MEASURE_EVERY, MEASURE_EVERY);
+        let mut measure = interval(MEASURE_EVERY);
         measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut retry_io: Option<Instant> = None;
+        let mut retry_io: Option<Pin<Box<Sleep>>> = None;
         let over = loop {
             tokio::select! {
                 order = self.inbox.recv() => {
@@ -213,7 +213,7 @@ impl GuestTask {
                     Some(GuestEvent::Exited(how)) => break Over::Exited(exit_how(how)),
                     Some(GuestEvent::IoError(reason)) => {
                         tracing::warn!(lease.id = %self.lease, "the guest can't write to its disk: {reason}");
-                        retry_io = Some(Instant::now() + IO_RETRY);
+                        retry_io = Some(Box::pin(sleep(IO_RETRY)));
                     }
                     None => break Over::Exited(ExitHow::Crashed {
                         text: "it was lost from sight".to_owned(),
@@ -223,7 +223,7 @@ impl GuestTask {
                     lease: self.lease.clone(),
                     bytes: guest.resident_bytes(),
                 }),
-                () = until(retry_io) => {
+                () = until(retry_io.as_mut()) => {
                     retry_io = None;
                     self.warn("continue", guest.cont().await);
                 }
@@ -456,9 +456,9 @@ fn said(result: Result<(), JournalError>) {
     }
 }
 
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
+async fn until(timer: Option<&mut Pin<Box<Sleep>>>) {
+    match timer {
+        Some(timer) => timer.await,
         None => std::future::pending().await,
     }
 }

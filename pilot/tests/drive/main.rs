@@ -11,8 +11,8 @@ use protocol::slot::{EndSource, PilotPhase};
 use fake_broker::FakeBroker;
 use slot::{Slot, eventually};
 
-fn is_running(phase: Option<LeasePhase>) -> bool {
-    phase == Some(LeasePhase::Running)
+fn is_running(phase: Option<&LeasePhase>) -> bool {
+    phase == Some(&LeasePhase::Running)
 }
 
 #[test]
@@ -21,7 +21,9 @@ fn a_signal_suspends_the_guest_and_leaves_the_node_as_it_was() {
     let slot = Slot::new(&broker, 600);
     let mut pilot = slot.start();
     broker.grant("ws-1", 3600);
-    eventually("the guest runs", || is_running(broker.phase("ws-1")));
+    eventually("the guest runs", || {
+        is_running(broker.phase("ws-1").as_ref())
+    });
     pilot.signal(Signal::SIGTERM);
     assert_eq!(pilot.wait(), exit::OK, "{}", pilot.stderr());
     let Some(LeasePhase::Ended {
@@ -47,7 +49,9 @@ fn the_end_of_the_slot_comes_first_from_the_probe() {
     slot.probe_says(600);
     let mut pilot = slot.start();
     broker.grant("ws-1", 3600);
-    eventually("the guest runs", || is_running(broker.phase("ws-1")));
+    eventually("the guest runs", || {
+        is_running(broker.phase("ws-1").as_ref())
+    });
     slot.probe_says(8);
     assert_eq!(pilot.wait(), exit::OK, "{}", pilot.stderr());
     assert!(
@@ -70,13 +74,15 @@ fn goals_are_followed_and_a_null_guest_finishes() {
     let slot = Slot::new(&broker, 600);
     let mut pilot = slot.start();
     broker.grant("ws-1", 3600);
-    eventually("it runs", || is_running(broker.phase("ws-1")));
+    eventually("it runs", || is_running(broker.phase("ws-1").as_ref()));
     broker.set_goal("ws-1", Goal::Pause);
     eventually("it is paused", || {
         broker.phase("ws-1") == Some(LeasePhase::Paused)
     });
     broker.set_goal("ws-1", Goal::Run);
-    eventually("it runs again", || is_running(broker.phase("ws-1")));
+    eventually("it runs again", || {
+        is_running(broker.phase("ws-1").as_ref())
+    });
     broker.grant("ws-2", 1);
     eventually("the other has had its run time", || {
         matches!(
@@ -111,7 +117,9 @@ fn a_fenced_pilot_leaves_at_once() {
     let slot = Slot::new(&broker, 600);
     let mut pilot = slot.start();
     broker.grant("ws-1", 3600);
-    eventually("the guest runs", || is_running(broker.phase("ws-1")));
+    eventually("the guest runs", || {
+        is_running(broker.phase("ws-1").as_ref())
+    });
     broker.fence();
     assert_eq!(pilot.wait(), exit::FENCED, "{}", pilot.stderr());
     assert!(!slot.store().join("states/ws-1.g1").exists());
@@ -124,7 +132,9 @@ fn kill_nine_leaves_nothing_behind_either() {
     let slot = Slot::new(&broker, 600);
     let mut pilot = slot.start();
     broker.grant("ws-1", 3600);
-    eventually("the guest runs", || is_running(broker.phase("ws-1")));
+    eventually("the guest runs", || {
+        is_running(broker.phase("ws-1").as_ref())
+    });
     pilot.signal(Signal::SIGKILL);
     pilot.wait();
     eventually("the warden has cleaned up", || slot.is_empty());

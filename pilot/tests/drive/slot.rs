@@ -15,12 +15,23 @@ use crate::fake_broker::FakeBroker;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` holds, within a generous limit.
-pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    assert!(holds_soon(&mut condition), "it never came true that {what}");
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one bounded wait of these tests"
+)]
+fn holds_soon(condition: &mut dyn FnMut() -> bool) -> bool {
     let end = Instant::now() + LIMIT;
     while !condition() {
-        assert!(Instant::now() < end, "it never came true that {what}");
+        if Instant::now() >= end {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
+    true
 }
 
 /// Directories and slot file of one slot.
@@ -146,14 +157,13 @@ impl Pilot {
 
     /// Waits for its end; the exit code, or -1 after a signal.
     pub fn wait(&mut self) -> i32 {
-        let end = Instant::now() + LIMIT;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().unwrap_or(-1);
-            }
-            assert!(Instant::now() < end, "it never ends:\n{}", self.stderr());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let mut status = None;
+        let ended = holds_soon(&mut || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert!(ended, "it never ends:\n{}", self.stderr());
+        status.and_then(|s| s.code()).unwrap_or(-1)
     }
 
     pub fn stderr(&self) -> String {
@@ -184,6 +194,10 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a slot of the real world has a wall clock"
+)]
 fn epoch() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
