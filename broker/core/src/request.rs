@@ -59,7 +59,7 @@ impl Broker {
     pub(crate) fn submit(
         &mut self,
         now: Timestamp,
-        id: WorkspaceId,
+        id: &WorkspaceId,
         owner: UserName,
         key: Option<IdempotencyKey>,
         spec: WorkspaceSpec,
@@ -84,7 +84,7 @@ impl Broker {
         if let Err(what) = spec.check() {
             return Reply::refused(ErrorCode::BadRequest, what);
         }
-        if self.tables.workspaces.contains_key(&id) {
+        if self.tables.workspaces.contains_key(id) {
             return Reply::refused(ErrorCode::Internal, format!("id {id} was made twice"));
         }
         let most = self.config().max_open_per_user;
@@ -138,8 +138,8 @@ impl Broker {
                 ..note
             },
         );
-        self.wake_for(now, &id);
-        self.reply_workspace(&id)
+        self.wake_for(now, id);
+        self.reply_workspace(id)
     }
 
     pub(crate) fn cancel(&mut self, now: Timestamp, id: &WorkspaceId, by: &Caller) -> Reply {

@@ -42,7 +42,7 @@ impl Broker {
                 owner,
                 key,
                 spec,
-            } => self.submit(now, id, owner, key, *spec),
+            } => self.submit(now, &id, owner, key, *spec),
             Event::Cancel { id, by } => self.cancel(now, &id, &by),
             Event::Suspend { id, by } => self.suspend(now, &id, &by),
             Event::Resume { id, by } => self.resume(now, &id, &by),
