@@ -6,4 +6,5 @@
 //! * [`simulation`] runs both cores and the model of the LRM in one thread.
 
 pub mod harness;
+pub mod requests;
 pub mod simulation;

@@ -3,7 +3,7 @@
 //! Prints one line per seed; when a promise breaks, the story and the command that replays it.
 
 use clap::Parser;
-use e2e::simulation::{Options, run};
+use e2e::simulation::{Options, tell};
 
 /// Runs broker, pilots and batch systems on a virtual clock and checks the promises at each step.
 #[derive(Parser)]
@@ -24,6 +24,12 @@ struct Args {
     /// How often things go wrong, in percent of the usual.
     #[arg(long, default_value_t = 100)]
     faults: u64,
+    /// Print the last so many lines of the story as well.
+    #[arg(long, default_value_t = 0)]
+    story: usize,
+    /// Only lines of the story that name one of these.
+    #[arg(long)]
+    about: Vec<String>,
     /// Print summaries as JSON lines.
     #[arg(long)]
     json: bool,
@@ -38,12 +44,12 @@ fn main() -> std::process::ExitCode {
             seed,
             faults: args.faults,
         };
-        match run(options) {
-            Ok(summary) if args.json => match serde_json::to_string(&summary) {
+        match tell(options, &args.about, args.story) {
+            Ok((summary, _)) if args.json => match serde_json::to_string(&summary) {
                 Ok(line) => println!("{line}"),
                 Err(e) => eprintln!("failed to write the summary: {e}"),
             },
-            Ok(summary) => println!("seed {seed}: {summary}"),
+            Ok((summary, story)) => println!("{story}seed {seed}: {summary}"),
             Err(violation) => {
                 eprintln!("{violation}");
                 return std::process::ExitCode::FAILURE;

@@ -1,5 +1,12 @@
 //! A whole installation in a directory of its own: broker, simulated LRM, users.
 
+mod binaries;
+mod installation;
 pub mod node;
 pub mod process;
+mod setup;
 pub mod wait;
+
+pub use binaries::Binaries;
+pub use installation::Installation;
+pub use setup::{Guests, Setup};

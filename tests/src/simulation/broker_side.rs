@@ -76,6 +76,7 @@ impl BrokerSide {
     /// A broker for these sites; not started.
     pub fn new(sites: &[Site]) -> Self {
         let config = BrokerConfig {
+            lease_ttl: Span::from_mins(5),
             sites: sites.iter().map(|s| s.config.clone()).collect(),
             ..BrokerConfig::default()
         };

@@ -359,9 +359,6 @@ impl World {
         };
         if let Some(event) = event {
             self.tell(|| format!("site {site}: {event:?}"));
-            if matches!(event, Event::NodePowerLoss(_)) {
-                self.node_loses_power(site, &node)?;
-            }
             if matches!(
                 event,
                 Event::NodeLost(_) | Event::NodeDown(_) | Event::NodePowerLoss(_) | Event::Drain(_)

@@ -27,3 +27,17 @@ pub use world::World;
 pub fn run(options: Options) -> Result<Summary, Box<Violation>> {
     World::new(options).run()
 }
+
+/// Runs one simulation to its end and gives the last `lines` of its story that name `about`.
+///
+/// # Errors
+/// A promise was broken, or something is stuck.
+pub fn tell(
+    options: Options,
+    about: &[String],
+    lines: usize,
+) -> Result<(Summary, String), Box<Violation>> {
+    let mut world = World::new(options);
+    let summary = world.run()?;
+    Ok((summary, world.story.about(about, lines)))
+}

@@ -9,7 +9,7 @@ use pilot_core::guest::LeaseKey;
 use pilot_core::now::Now;
 use pilot_core::settings::Settings;
 use protocol::codes::{ErrorCode, Reason, ReasonCode};
-use protocol::ids::{Incarnation, LrmJobId, NodeName, PilotBoot, SubmitKey};
+use protocol::ids::{Incarnation, LrmJobId, PilotBoot, SubmitKey};
 use protocol::lease::{Order, StateRef};
 use protocol::slot::{HostFacts, SlotFacts};
 use protocol::time::{Mono, Span, Timestamp};
@@ -52,8 +52,6 @@ pub struct Pilot {
     pub site: usize,
     /// Its run.
     pub run: RunNumber,
-    /// Its node.
-    pub node: NodeName,
     /// False once the process is gone.
     pub alive: bool,
     /// Zero of its monotonic clock.
@@ -105,7 +103,6 @@ impl World {
             ),
             site,
             run: start.run,
-            node: start.node.clone(),
             alive: true,
             epoch: self.now.before(Span::from_secs(1)),
             ahead: self.chance.millis(0, 800),
@@ -206,27 +203,6 @@ impl World {
         let (site, run) = (self.pilots[pilot].site, self.pilots[pilot].run);
         let event = LrmEvent::Exited { run, code };
         self.plan(Span::from_millis(20), Coming::Lrm(site, Box::new(event)));
-        Ok(())
-    }
-
-    /// All pilots on a node are gone at once.
-    pub(super) fn node_loses_power(
-        &mut self,
-        site: usize,
-        node: &NodeName,
-    ) -> Result<(), Box<Violation>> {
-        for pilot in 0..self.pilots.len() {
-            if self.pilots[pilot].alive
-                && self.pilots[pilot].site == site
-                && self.pilots[pilot].node == *node
-            {
-                self.pilots[pilot].alive = false;
-                self.tell(|| format!("pilot {pilot} goes with the power of its node"));
-                for lease in self.truth.guests_of(pilot) {
-                    self.truth.guest_goes(pilot, &lease);
-                }
-            }
-        }
         Ok(())
     }
 

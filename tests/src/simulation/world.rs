@@ -158,7 +158,7 @@ impl World {
     ///
     /// # Errors
     /// A promise was broken.
-    pub fn run(mut self) -> Result<Summary, Box<Violation>> {
+    pub fn run(&mut self) -> Result<Summary, Box<Violation>> {
         while !self.is_over() {
             let Some(Reverse((at, number))) = self.queue.pop() else {
                 return Err(self.violation("nothing is to come, and requests are open", &[]));
