@@ -204,6 +204,7 @@ fn serve_until_signal(path: &Path) -> Result<(), Failure> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    serve::raise_descriptor_limit();
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("failed to watch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch SIGINT")?;

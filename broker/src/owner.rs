@@ -27,6 +27,8 @@ use crate::wakes::Wakes;
 const BATCH: usize = 512;
 /// Commands that wait for the owner, at most; then senders wait.
 const CHANNEL: usize = 4096;
+/// Ticks follow each other no faster.
+const LEAST_TICK: Span = Span::from_millis(5);
 /// Between two tries to get the store back.
 const RETRY: Span = Span::from_secs(1);
 
@@ -144,7 +146,8 @@ impl OwnerTask {
     async fn run(mut self, mut broker: Broker, mut commands: mpsc::Receiver<Command>) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let wakeup = broker.next_wakeup().map(|at| at.since(self.clock.now()));
+            let wakeup = broker.next_wakeup();
+            let wakeup = wakeup.map(|at| at.since(self.clock.now()).max(LEAST_TICK));
             tokio::select! {
                 biased;
                 n = commands.recv_many(&mut batch, BATCH) => if n == 0 { return },

@@ -12,6 +12,8 @@ use std::time::Duration;
 use axum_server::Handle;
 use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use hyper_util::rt::TokioTimer;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{mpsc, watch};
@@ -28,6 +30,11 @@ use crate::tokens::{Issuer, SecretError};
 use crate::wakes::Wakes;
 use crate::{housekeeping, lrm_loop};
 
+/// A connection that sends no request for so long is closed. Clients give their idle connections
+/// up sooner, so that none of them sends into one that is being closed.
+const IDLE: Duration = Duration::from_secs(120);
+/// Descriptors that are wanted: one for each pilot's held sync, and some.
+const DESCRIPTORS: u64 = 65_536;
 /// How long calls and LRM commands that are under way may take after a stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -206,6 +213,17 @@ fn app(
     }
 }
 
+/// Raises the limit of open files as far as we may.
+pub fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let want = DESCRIPTORS.min(hard).max(soft);
+        setrlimit(Resource::RLIMIT_NOFILE, want, hard)
+    });
+    if let Err(e) = raised {
+        tracing::warn!(error = %e, "failed to raise the limit of open files; pilots may be refused");
+    }
+}
+
 /// Two brokers on one state would decide twice.
 fn lock(state_dir: &Path) -> Result<File, ServeError> {
     let fail = |source| ServeError::StateDir {
@@ -274,23 +292,22 @@ async fn http(
     let service = router(app).into_make_service();
     // Without TCP_NODELAY an answer may wait for the peer's delayed acknowledgement.
     let no_delay = NoDelayAcceptor::new();
+    let mut server = axum_server::from_tcp(listener)?;
+    let timer = TokioTimer::new();
+    server
+        .http_builder()
+        .http1()
+        .timer(timer)
+        .header_read_timeout(IDLE);
     match tls {
         None => {
-            let server = axum_server::from_tcp(listener)?;
-            server
-                .acceptor(no_delay)
-                .handle(handle)
-                .serve(service)
-                .await
+            let server = server.acceptor(no_delay);
+            server.handle(handle).serve(service).await
         }
         Some(config) => {
             let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(config));
-            let server = axum_server::from_tcp(listener)?;
-            server
-                .acceptor(acceptor.acceptor(no_delay))
-                .handle(handle)
-                .serve(service)
-                .await
+            let server = server.acceptor(acceptor.acceptor(no_delay));
+            server.handle(handle).serve(service).await
         }
     }
 }
@@ -316,14 +333,18 @@ impl Running {
         &self.clock
     }
 
-    /// Ends when the server has failed; never, while it serves.
+    /// Ends when the server or the owner has failed; never, while all is well. There is no way on
+    /// then but to start again from the store.
     ///
     /// # Errors
     /// Why it failed.
     pub async fn failed(&mut self) -> io::Result<()> {
-        match (&mut self.server).await {
-            Ok(ended) => ended,
-            Err(e) => Err(io::Error::other(e)),
+        tokio::select! {
+            ended = &mut self.server => ended.unwrap_or_else(|e| Err(io::Error::other(e))),
+            ended = &mut self.owner => Err(match ended {
+                Ok(()) => io::Error::other("the owner of the state ended"),
+                Err(e) => io::Error::other(e),
+            }),
         }
     }
 
@@ -343,7 +364,8 @@ impl Running {
             self.tasks.shutdown().await;
         }
         // All who could ask are gone, so the owner ends.
-        if tokio::time::timeout(GRACE, &mut self.owner).await.is_err() {
+        if !self.owner.is_finished() && tokio::time::timeout(GRACE, &mut self.owner).await.is_err()
+        {
             self.owner.abort();
         }
         drop(self.lock);

@@ -2,6 +2,7 @@
 
 mod cli;
 mod faults;
+mod lrm;
 mod openapi;
 mod pilots;
 mod restart;
