@@ -108,6 +108,14 @@ pub struct Holder {
     pub node_entry: PathBuf,
 }
 
+impl Holder {
+    /// What the name of a blob under construction in the site's store begins with. Such a blob
+    /// needs no entry: reclaim removes all that begin like this.
+    pub fn blob_tmp_prefix(&self) -> String {
+        format!(".tmp-{}.", self.slot)
+    }
+}
+
 /// Which kernel and which view of its processes a process number belongs to.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NodeIdentity {

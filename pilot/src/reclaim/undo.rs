@@ -128,7 +128,7 @@ fn undo_entry(holder: &Holder, open: &Open, report: &mut Report) {
 
 /// Blobs under construction need no entry each: their names begin with the slot's.
 fn remove_own_blobs(holder: &Holder, report: &mut Report) {
-    let prefix = format!(".tmp-{}.", holder.slot);
+    let prefix = holder.blob_tmp_prefix();
     let Ok(entries) = fs::read_dir(holder.store.join("blobs")) else {
         return;
     };

@@ -274,7 +274,7 @@ impl Script {
             }
         }
         // A blob under construction needs no entry: its name says whose it is.
-        let name = format!(".tmp-{}.abc", self.journal().holder().slot);
+        let name = format!("{}abc", self.journal().holder().blob_tmp_prefix());
         fs::write(self.root.join("store/blobs").join(name), "half").unwrap();
         self.step(());
     }
