@@ -8,7 +8,7 @@ use protocol::workspace::{OnEviction, WorkspaceState};
 
 use crate::config::SiteConfig;
 use crate::event::Caller;
-use crate::provision::{HeldBack, fits, usable};
+use crate::provision::HeldBack;
 use crate::queue::{ClassKey, need};
 use crate::records::{Hold, LeaseRecord, WorkspaceRecord};
 use crate::state::Broker;
@@ -137,7 +137,7 @@ impl Broker {
     fn why_queued(&self, now: Timestamp, w: &WorkspaceRecord) -> Vec<String> {
         let class = ClassKey::of(w);
         let able: Vec<&SiteConfig> = (self.config().sites.iter())
-            .filter(|s| fits(s, &class, need(w), self.worth(Some(s))))
+            .filter(|s| self.ground(s).fits(&class, need(w)))
             .collect();
         let mut sentences = Vec::new();
         if able.is_empty() {
@@ -236,7 +236,7 @@ impl Broker {
                 saved.site
             );
         }
-        if let Some(site) = roomy.into_iter().max_by_key(|s| usable(s)) {
+        if let Some(site) = roomy.into_iter().max_by_key(|s| self.ground(s).usable) {
             let least = least_stay(w, self.worth(Some(site)));
             let why = match w.spec.policy.on_eviction {
                 OnEviction::Suspend => format!(
@@ -251,7 +251,7 @@ impl Broker {
                 "no site has slots long enough: it needs {} in one slot, {why}, and the longest slot, at site {}, gives {}",
                 length(least),
                 site.name,
-                length(usable(site))
+                length(self.ground(site).usable)
             );
         }
         let nearest = (sites.iter())

@@ -70,6 +70,7 @@ impl Broker {
                 expiry,
                 phase: None,
                 run: w.run,
+                run_before: w.run,
                 resources: w.spec.resources,
                 resumed_from: w.saved.as_ref().map(|s| s.id.clone()),
                 hold: Hold::Held,
@@ -141,6 +142,7 @@ impl Broker {
             return;
         };
         let site = self.tables.pilots.get(&lease.slot).map(|p| p.site.clone());
+        self.learn_from_stay(&lease, &outcome, run);
         match outcome {
             EndOutcome::Finished { reason } => self.finished(now, id, run, reason),
             EndOutcome::Staged => self.staged(now, id),
@@ -170,6 +172,22 @@ impl Broker {
             EndOutcome::Failed { reason, permanent } => {
                 self.failed(now, id, &lease, reason, permanent);
             }
+        }
+    }
+
+    /// A slot that was over before its guest got anything was promised too long: longer ones are
+    /// asked for from now on, so that nobody starts and stops for ever.
+    fn learn_from_stay(&mut self, lease: &LeaseRecord, outcome: &EndOutcome, run: Span) {
+        let ran_out = (outcome.reason()).is_some_and(|r| r.code == ReasonCode::SlotEnding);
+        let Some(site) = self.tables.pilots.get(&lease.slot).map(|p| p.site.clone()) else {
+            return;
+        };
+        let overhead = self.site_config(&site).map_or(Span::ZERO, |s| s.overhead);
+        if ran_out && run <= lease.run_before && lease.phase.is_some() {
+            self.tables.edit_site(&site, |s| {
+                let more = Span::from_millis(s.slot_cost.as_millis() / 2);
+                s.slot_cost = s.slot_cost + more + overhead;
+            });
         }
     }
 

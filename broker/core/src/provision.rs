@@ -61,7 +61,6 @@ struct Need {
     count: f64,
     total_ms: f64,
     longest: Span,
-    thrash_factor: u32,
 }
 
 /// How many requests of this size fit into a slot side by side.
@@ -72,12 +71,16 @@ fn per_slot(slot: &Resources, need: &Resources) -> u64 {
         .min(of(slot.disk_mib, need.disk_mib))
 }
 
-/// The longest guest time that a slot of this site can give.
-pub(crate) fn usable(site: &SiteConfig) -> Span {
-    site.walltime_max
-        .minus(site.overhead)
-        .minus(site.margin)
-        .max(Span::from_secs(1))
+/// What a slot of a site is worth to guests, as configured and as learned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ground<'a> {
+    pub(crate) site: &'a SiteConfig,
+    /// Slot time that no guest can use.
+    pub(crate) cost: Span,
+    /// The longest guest time that a slot can give.
+    pub(crate) usable: Span,
+    /// Least guest time that is worth a stay.
+    pub(crate) worth: Span,
 }
 
 /// Least guest time that is worth a stay at a site.
@@ -85,27 +88,30 @@ pub(crate) fn worth(site: &SiteConfig, thrash_factor: u32) -> Span {
     site.overhead.times(u64::from(thrash_factor))
 }
 
-/// True when a slot of this site has the room, and the time that makes a stay useful.
-pub(crate) fn fits(site: &SiteConfig, class: &ClassKey, longest: Span, worth: Span) -> bool {
-    let least = if class.unbroken {
-        longest
-    } else {
-        longest.min(worth)
-    };
-    class.allows(&site.name) && site.slot.holds(&class.resources()) && least <= usable(site)
+impl Ground<'_> {
+    /// True when a slot of this site has the room, and the time that makes a stay useful.
+    pub(crate) fn fits(&self, class: &ClassKey, longest: Span) -> bool {
+        let least = if class.unbroken {
+            longest
+        } else {
+            longest.min(self.worth)
+        };
+        class.allows(&self.site.name)
+            && self.site.slot.holds(&class.resources())
+            && least <= self.usable
+    }
 }
 
 impl Need {
     /// Slots of this site that it would fill; none when it does not fit.
-    fn slots(&self, site: &SiteConfig) -> Option<f64> {
-        let worth = worth(site, self.thrash_factor);
-        if !fits(site, &self.class, self.longest, worth) {
+    fn slots(&self, ground: &Ground<'_>) -> Option<f64> {
+        if !ground.fits(&self.class, self.longest) {
             return None;
         }
         #[expect(clippy::cast_precision_loss, reason = "small numbers and milliseconds")]
         let (each, usable) = (
-            per_slot(&site.slot, &self.class.resources()).clamp(1, 1 << 20) as f64,
-            usable(site).as_millis() as f64,
+            per_slot(&ground.site.slot, &self.class.resources()).clamp(1, 1 << 20) as f64,
+            ground.usable.as_millis() as f64,
         );
         let side_by_side = self.count / each;
         let minutes = self.total_ms / (each * usable);
@@ -118,8 +124,8 @@ impl Need {
 }
 
 /// Slots that these needs fill at a site.
-fn wanted(needs: &[Need], site: &SiteConfig) -> f64 {
-    needs.iter().filter_map(|n| n.slots(site)).sum()
+fn wanted(needs: &[Need], ground: &Ground<'_>) -> f64 {
+    needs.iter().filter_map(|n| n.slots(ground)).sum()
 }
 
 fn whole(slots: f64) -> u32 {
@@ -133,9 +139,9 @@ fn whole(slots: f64) -> u32 {
 }
 
 /// Takes what `slots` slots of a site will serve off the needs.
-fn serve(needs: &mut [Need], site: &SiteConfig, mut slots: f64) {
+fn serve(needs: &mut [Need], ground: &Ground<'_>, mut slots: f64) {
     for n in needs {
-        let Some(want) = n.slots(site).filter(|w| *w > 0.0) else {
+        let Some(want) = n.slots(ground).filter(|w| *w > 0.0) else {
             continue;
         };
         let part = (slots / want).min(1.0);
@@ -146,6 +152,20 @@ fn serve(needs: &mut [Need], site: &SiteConfig, mut slots: f64) {
 }
 
 impl Broker {
+    /// What a slot of this site is worth.
+    pub(crate) fn ground<'a>(&self, site: &'a SiteConfig) -> Ground<'a> {
+        let learned = (self.tables.sites.get(&site.name)).map_or(Span::ZERO, |s| s.slot_cost);
+        let most = Span::from_millis(site.walltime_max.as_millis() / 2);
+        let told = (site.overhead + site.margin).times(2);
+        let cost = told.max(learned).min(most);
+        Ground {
+            site,
+            cost,
+            usable: site.walltime_max.minus(cost),
+            worth: worth(site, self.config().thrash_factor),
+        }
+    }
+
     fn needs(&self) -> Vec<Need> {
         (self.tables.queue.classes.iter())
             .map(|(key, class)| {
@@ -157,7 +177,6 @@ impl Broker {
                     count,
                     total_ms: total.max(count * 1000.0),
                     longest: class.needs.last().map_or(Span::ZERO, |(need, _)| *need),
-                    thrash_factor: self.config().thrash_factor,
                 }
             })
             .collect()
@@ -205,9 +224,9 @@ impl Broker {
         for site in &self.config().sites {
             let c = self.counts(now, &site.name);
             let supply = c.idle + c.coming;
-            let want = whole(wanted(&needs, site));
+            let want = whole(wanted(&needs, &self.ground(site)));
             surplus.push((site.name.clone(), supply.saturating_sub(want).min(c.coming)));
-            serve(&mut needs, site, f64::from(supply));
+            serve(&mut needs, &self.ground(site), f64::from(supply));
         }
         (needs, surplus)
     }
@@ -258,7 +277,7 @@ impl Broker {
             return Some(why);
         }
         let all = self.needs();
-        if wanted(&all, site) <= 0.0 {
+        if wanted(&all, &self.ground(site)) <= 0.0 {
             let waiting = all.len();
             return Some(HeldBack::NoDemand { waiting });
         }
@@ -271,10 +290,10 @@ impl Broker {
             if self.barred(now, earlier).is_none()
                 && let Ok(room) = Self::room(self.counts(now, &earlier.name), earlier)
             {
-                serve(&mut needs, earlier, f64::from(room));
+                serve(&mut needs, &self.ground(earlier), f64::from(room));
             }
         }
-        if whole(wanted(&needs, site)) == 0 {
+        if whole(wanted(&needs, &self.ground(site))) == 0 {
             return Some(HeldBack::Enough {
                 coming: c.coming + c.idle,
             });
@@ -296,7 +315,7 @@ impl Broker {
         }
         let (mut needs, _) = self.unserved(now);
         for site in &sites {
-            let want = whole(wanted(&needs, site));
+            let want = whole(wanted(&needs, &self.ground(site)));
             if want == 0 || self.barred(now, site).is_some() {
                 continue;
             }
@@ -309,20 +328,21 @@ impl Broker {
                     .div_ceil(policy.attenuation.max(1))
                     .min(policy.max_per_round)
                     .min(room);
-                let walltime = choose_walltime(&needs, site, pilots);
+                let walltime = choose_walltime(&needs, &self.ground(site), pilots);
                 for _ in 0..n {
                     self.submit_pilot(now, site, walltime);
                 }
                 self.tables
                     .edit_site(&site.name, |s| s.last_round = Some(now));
             }
-            serve(&mut needs, site, f64::from(pilots));
+            serve(&mut needs, &self.ground(site), f64::from(pilots));
         }
     }
 
     fn submit_pilot(&mut self, now: Timestamp, site: &SiteConfig, walltime: Span) {
         let key = self.new_pilot(now, site, walltime, false);
-        let useful = site.overhead + self.worth(Some(site)) + site.margin;
+        let ground = self.ground(site);
+        let useful = ground.cost + ground.worth;
         self.effects.push(Effect::SubmitPilot(PilotOrder {
             key,
             site: site.name.clone(),
@@ -408,18 +428,18 @@ impl Broker {
     }
 }
 
-/// Long enough for the longest of what fits, and for the share of each pilot; within the limits.
-fn choose_walltime(needs: &[Need], site: &SiteConfig, pilots: u32) -> Span {
-    let fitting = || {
-        needs
-            .iter()
-            .filter(|n| n.slots(site).is_some() && n.count > 0.0)
-    };
+/// Long enough for the longest of what fits, and for the share of each pilot, with a little to
+/// spare; within the limits.
+fn choose_walltime(needs: &[Need], ground: &Ground<'_>, pilots: u32) -> Span {
+    let fitting = || (needs.iter()).filter(|n| n.slots(ground).is_some() && n.count > 0.0);
     let longest = fitting().map(|n| n.longest).max().unwrap_or(Span::ZERO);
     #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
-    let usable = usable(site).as_millis() as f64;
-    let slots: f64 = fitting().filter_map(|n| n.slots(site)).sum();
-    let share = Span::from_secs_f64(slots * usable / f64::from(pilots.max(1)) / 1000.0);
-    let need = longest.max(share) + site.overhead.times(2) + site.margin.times(2);
-    need.max(site.walltime_min).min(site.walltime_max)
+    let usable = ground.usable.as_millis() as f64;
+    let share =
+        Span::from_secs_f64(wanted(needs, ground) * usable / f64::from(pilots.max(1)) / 1000.0);
+    let need = longest.max(share);
+    let spare = Span::from_millis(need.as_millis() / 10);
+    (need + spare + ground.cost)
+        .max(ground.site.walltime_min)
+        .min(ground.site.walltime_max)
 }

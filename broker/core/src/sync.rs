@@ -146,6 +146,7 @@ impl Broker {
     }
 
     fn heard(&mut self, now: Timestamp, key: &SubmitKey, request: &SyncRequest) {
+        self.learn_cost(now, key, request);
         self.tables.edit_pilot(key, |p| {
             if p.state != PilotState::Ended && p.state != PilotState::Active {
                 p.state = PilotState::Active;
@@ -161,6 +162,22 @@ impl Broker {
                 slot.suspend_rate = request.suspend_rate.or(slot.suspend_rate);
             }
         });
+    }
+
+    /// A pilot's first sync tells how much of its slot no guest can use.
+    fn learn_cost(&mut self, now: Timestamp, key: &SubmitKey, request: &SyncRequest) {
+        let Some(p) = self.tables.pilots.get(key) else {
+            return;
+        };
+        let first = p.slot.as_ref().is_some_and(|s| s.number == 0);
+        if first && request.slot.phase == PilotPhase::Open && request.leases.is_empty() {
+            let site = p.site.clone();
+            let cost = request.slot.end.since(now).minus(request.slot.useful);
+            self.tables.edit_site(&site, |s| {
+                let faded = (s.slot_cost.as_millis() * 3 + cost.as_millis()) / 4;
+                s.slot_cost = cost.max(Span::from_millis(faded));
+            });
+        }
     }
 
     /// Stores the events that are new, in order; stops at a gap.

@@ -33,6 +33,9 @@ pub struct LeaseRecord {
     pub phase: Option<LeasePhase>,
     /// Guest-running time of the workspace by its pilot's word.
     pub run: Span,
+    /// The same, when it was given.
+    #[serde(default)]
+    pub run_before: Span,
     /// What it holds.
     pub resources: Resources,
     /// The state that it started from; none: the image.

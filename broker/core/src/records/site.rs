@@ -30,6 +30,10 @@ pub struct SiteRecord {
     pub died_young: u32,
     /// How long our pilots overran their slots, ever.
     pub overrun: Span,
+    /// Of a slot's time, how much our pilots said that guests could not use (boot, eviction,
+    /// margins): the latest highest, slowly forgotten. Zero until one has said so.
+    #[serde(default)]
+    pub slot_cost: Span,
     /// Nodes on which guests failed.
     pub nodes: BTreeMap<NodeName, NodeTrouble>,
     /// The last listing that could be read.
@@ -52,6 +56,7 @@ impl SiteRecord {
             last_failure: None,
             died_young: 0,
             overrun: Span::ZERO,
+            slot_cost: Span::ZERO,
             nodes: BTreeMap::new(),
             last_listing: None,
             silent_since: None,
