@@ -87,7 +87,7 @@ pub(super) enum Command {
         /// Its id
         job: u64,
         /// How much, as 30s
-        #[arg(value_parser = span)]
+        #[arg(value_parser = span, allow_hyphen_values = true)]
         by: SpanArg,
     },
     /// Take walltime from a running job
@@ -95,7 +95,7 @@ pub(super) enum Command {
         /// Its id
         job: u64,
         /// How much, as 30s
-        #[arg(value_parser = span)]
+        #[arg(value_parser = span, allow_hyphen_values = true)]
         by: SpanArg,
     },
     /// Start no new jobs on a node

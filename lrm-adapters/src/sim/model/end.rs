@@ -190,7 +190,11 @@ impl Model {
         let Some(run) = self.runs.get(&number) else {
             return;
         };
-        let Some(doom) = run.doom.as_ref().filter(|d| d.written_off == Some(at)) else {
+        let Some(doom) = run
+            .doom
+            .as_ref()
+            .filter(|d| run.attached && d.written_off == Some(at))
+        else {
             return;
         };
         let cause = doom.cause;

@@ -255,6 +255,7 @@ impl Model {
         };
         self.queued.remove(&self.rank(job));
         if let Some(run) = job.run() {
+            self.set_doom(run, None);
             self.detach(run);
             effects.push(Effect::Forget { run });
         }

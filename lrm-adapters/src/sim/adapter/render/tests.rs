@@ -1,1 +1,120 @@
+use std::path::PathBuf;
+use std::process::Command;
 
+use protocol::ids::{SiteName, SubmitKey};
+use protocol::resources::Resources;
+use protocol::slot_file::{Accelerator, HypervisorKind, SlotFile};
+use protocol::time::Span;
+
+use super::*;
+
+fn job(home: &Path) -> PilotJob {
+    PilotJob {
+        key: SubmitKey::new("wp-7").unwrap(),
+        site: SiteName::new("lab").unwrap(),
+        program: home.join("it's a $(pilot)"),
+        directory: home.to_owned(),
+        resources: Resources {
+            cores: 2,
+            memory_mib: 1024,
+            disk_mib: 4096,
+        },
+        walltime: Span::from_mins(10),
+        min_walltime: Some(Span::from_mins(5)),
+        notice: Span::from_secs(30),
+        margin: Span::from_secs(2),
+        broker: BrokerAccess {
+            url: "http://127.0.0.1:1".to_owned(),
+            token_file: home.join("to\"k'en"),
+            ca_file: Some(PathBuf::from("/etc/ca %s\\n.pem")),
+        },
+        hypervisor: HypervisorSection {
+            kind: HypervisorKind::Qemu,
+            accelerator: Some(Accelerator::Tcg),
+            binary: None,
+            machine: None,
+            cpu: Some("qemu64,+x".to_owned()),
+        },
+        scratch: home.join("scr\\a'\"tch $USER `id`"),
+        store: home.join("sto're %d"),
+    }
+}
+
+fn settings(home: &Path) -> SimLrmSettings {
+    SimLrmSettings::new(home.join("sim-lrm '\"$x"), home.join("lrm %s"))
+}
+
+/// Runs the rendered script with a pilot that prints its arguments.
+fn run(home: &Path, job: &PilotJob, restarts: &str) -> String {
+    let script = home.join("job.sh");
+    write_script(&script, &script_text(home, job)).unwrap();
+    write_script(&job.program, "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
+    let out = Command::new(&script)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .envs([
+            ("SIMLRM_JOB_ID", "12"),
+            ("SIMLRM_RESTARTS", restarts),
+            ("SIMLRM_NODE", "n1"),
+            ("SIMLRM_CORES", "2"),
+            ("SIMLRM_MEMORY_MIB", "1024"),
+            ("SIMLRM_DISK_MIB", "4096"),
+            ("SIMLRM_START", "1763712000.250"),
+            ("SIMLRM_END", "1763712600.250"),
+        ])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}\n{}", script_text(home, job));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn script_text(home: &Path, job: &PilotJob) -> String {
+    super::script(&settings(home), job)
+}
+
+#[test]
+fn the_script_writes_a_slot_file_that_says_what_we_meant() {
+    let home = tempfile::tempdir().unwrap();
+    let job = job(home.path());
+    let said = run(home.path(), &job, "3");
+    let path = said.strip_prefix("run\n--slot\n").unwrap().trim_end();
+    let slot = SlotFile::parse("slot.toml", &std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(slot.broker, job.broker);
+    assert_eq!(slot.hypervisor, job.hypervisor);
+    assert_eq!(slot.paths.store, job.store);
+    assert_eq!(slot.paths.scratch, job.scratch.join("wp-7.r3"));
+    assert_eq!(
+        path,
+        job.scratch.join("wp-7.r3/slot.toml").display().to_string()
+    );
+    assert_eq!(slot.incarnation.as_str(), "12/3/1763712000.250");
+    assert_eq!(slot.facts().resources, job.resources);
+    assert_eq!(slot.facts().notice, job.notice);
+    assert_eq!(
+        slot.facts().end.since(slot.facts().start),
+        Span::from_mins(10)
+    );
+    let settings = settings(home.path());
+    let probe: Vec<String> = command(&settings, &["end".to_owned(), "12".to_owned()]);
+    assert_eq!(slot.probe.unwrap().command, probe);
+}
+
+#[test]
+fn two_starts_share_no_directory() {
+    let home = tempfile::tempdir().unwrap();
+    let job = job(home.path());
+    assert_ne!(run(home.path(), &job, "0"), run(home.path(), &job, "1"));
+}
+
+#[test]
+fn the_command_names_everything_that_was_asked_for() {
+    let home = Path::new("/srv/pilot-jobs/wp-7");
+    let args = shell_words::join(submit_args(&settings(home), &job(home)));
+    assert_eq!(
+        args,
+        "submit --key wp-7 --name wp-7 --queue pilots --priority 0 --cores 2 --memory 1024MiB \
+         --disk 4096MiB --walltime 600000ms --min-walltime 300000ms --launch step \
+         --chdir /srv/pilot-jobs/wp-7 --output /srv/pilot-jobs/wp-7/pilot.log -- \
+         /srv/pilot-jobs/wp-7/job.sh"
+    );
+}
