@@ -18,6 +18,12 @@ pub fn until(at: Mono) -> Span {
     at.since(now().mono)
 }
 
+/// Now, for comparison with the times of files.
+#[expect(clippy::disallowed_methods, reason = "this is clock.rs")]
+pub fn of_files() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}
+
 fn millis(clock: ClockId) -> i64 {
     // Neither clock can fail on Linux; a zero would end the slot at once, which is the safe side.
     clock_gettime(clock).map_or(0, |t| {

@@ -36,7 +36,7 @@ pub fn run(args: &RunArgs) -> Result<i32, RunError> {
         .build()
         .map_err(|source| RunError::Runtime { source })?;
     let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, async {
+    let result = tasks.block_on(&runtime, async {
         let signals = Signals::listen().map_err(|source| RunError::Runtime { source })?;
         let paths = Paths::of(&slot);
         let (events, reports) = unbounded_channel();
@@ -57,7 +57,11 @@ pub fn run(args: &RunArgs) -> Result<i32, RunError> {
         .await;
         warden.goodbye(GOODBYE);
         Ok(code)
-    })
+    });
+    // A thread that hangs on a dead file server must not keep the pilot in its slot.
+    drop(tasks);
+    runtime.shutdown_background();
+    result
 }
 
 struct Drive<'a> {

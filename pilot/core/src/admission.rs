@@ -59,7 +59,7 @@ pub fn admit(s: &Situation<'_>, order: &Order) -> Result<(), Reason> {
         .clock
         .notice()
         .minus(s.clock.margin() + s.settings.clean_up + s.settings.kill_cost);
-    let needed = s.plan.budget + cost.budget;
+    let needed = s.plan.owed + cost.budget;
     if suspends && needed > notice {
         return too_small(format!(
             "the site's notice of {} leaves {notice} for suspending, and all guests together need up to {needed}; a request with `may_be_killed` would be taken",

@@ -3,8 +3,8 @@
 //! ```text
 //! now .. accept .. begin(g1) .. begin(g2) .. [vacate] .. last_kill .. clean_up_at .. kill_at
 //! ```
-//! Suspends are written one after the other, the cheapest first, so that most guests are saved
-//! when the time is short; each begins as late as its place in the line allows. Guests that are
+//! Suspends are written one after the other: those that must not be killed before those that may
+//! be, the cheapest first, so that most guests are saved when the time is short; each begins as late as its place in the line allows. Guests that are
 //! not to be suspended are told to shut down `shutdown_grace` before the end. Planned evictions
 //! aim at the slot's end and keep the notice as a reserve; `last_kill` uses the notice too.
 
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use protocol::time::{Mono, Span};
 
-use crate::guest::{Lease, LeaseKey, Stage};
+use crate::guest::{Lease, LeaseKey, Stage, memory_bound};
 use crate::rates::{Rates, SuspendCost};
 use crate::settings::Settings;
 use crate::slot_clock::SlotClock;
@@ -28,6 +28,8 @@ pub struct Plan {
     pub cost: BTreeMap<LeaseKey, SuspendCost>,
     /// Time to suspend all that are to be suspended.
     pub budget: Span,
+    /// Time to suspend all that must not be killed, if each had all of its memory to write.
+    pub owed: Span,
     /// Whatever still runs then is killed. No suspend goes beyond it.
     pub last_kill: Mono,
     /// Clean-up begins then at the latest, whatever else is under way.
@@ -45,32 +47,42 @@ pub fn plan<'a>(
     let last_kill = clean_up_at.before(settings.kill_cost);
     let goal = wanted_end(settings, clock);
     let (mut begin, mut cost) = (BTreeMap::new(), BTreeMap::new());
-    let mut line: Vec<(bool, Span, LeaseKey)> = Vec::new();
+    let mut line: Vec<(bool, bool, Span, LeaseKey)> = Vec::new();
     let mut others = Vec::new();
+    let mut owed = Span::ZERO;
     for lease in leases.filter(|l| l.is_alive()) {
         let c = rates.cost(settings, lease.bytes_bound());
         cost.insert(lease.key.clone(), c);
         if lease.is_suspendable() {
             let waits = !matches!(lease.stage, Stage::Suspending { .. });
-            line.push((waits, c.budget, lease.key.clone()));
+            let expendable = lease.spec.policy.may_be_killed;
+            if !expendable {
+                owed += rates.cost(settings, memory_bound(&lease.spec)).budget;
+            }
+            line.push((waits, expendable, c.budget, lease.key.clone()));
         } else {
             begin.insert(lease.key.clone(), goal.before(settings.shutdown_grace));
             others.push(lease.key.clone());
         }
     }
     line.sort();
-    let budget = line.iter().map(|(_, b, _)| *b).sum();
+    let budget = line.iter().map(|(_, _, b, _)| *b).sum();
     let mut at = goal;
-    for (_, b, key) in line.iter().rev() {
+    for (_, _, b, key) in line.iter().rev() {
         at = at.before(*b);
         begin.insert(key.clone(), at);
     }
-    let order = line.into_iter().map(|(_, _, k)| k).chain(others).collect();
+    let order = line
+        .into_iter()
+        .map(|(_, _, _, k)| k)
+        .chain(others)
+        .collect();
     Plan {
         begin,
         order,
         cost,
         budget,
+        owed,
         last_kill,
         clean_up_at,
     }

@@ -82,11 +82,11 @@ impl SlotClock {
         self.end() != before
     }
 
-    /// The LRM has signalled: whatever else is known, it kills after its notice. A repeated
-    /// signal can only shorten. Returns true when the kill time has moved.
+    /// The LRM has signalled: it kills after its notice, or when it would have anyway. From now
+    /// on no word about the slot's end moves that later, and a repeated signal can only shorten. Returns true when the kill time has moved.
     pub fn signal(&mut self, now: Now) -> bool {
         let before = self.kill_at();
-        let kill = now.mono + self.notice.minus(self.margin);
+        let kill = before.min(now.mono + self.notice.minus(self.margin));
         match &mut self.signalled {
             Some(s) => s.kill = s.kill.min(kill),
             None => {
@@ -259,6 +259,11 @@ mod tests {
         c.hear(at(111), EndSource::Probe, wall(9000));
         assert_eq!((c.kill_at(), c.vacate_at()), (mono(128), mono(128)));
         assert_eq!(c.end(), (wall(130), EndSource::Signal));
+
+        let mut c = clock();
+        c.signal(at(610));
+        c.hear(at(611), EndSource::Probe, wall(9000));
+        assert_eq!(c.kill_at(), mono(628), "no later than known at the signal");
 
         let mut c = clock();
         c.hear(at(0), EndSource::Drain, wall(50));

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use image_store::Store;
 use pilot_core::agent::{Agent, Event};
 use pilot_core::settings::Settings;
 use protocol::ids::PilotBoot;
@@ -28,6 +29,8 @@ const PROBE_EVERY: Span = Span::from_secs(30);
 const SWEEP_LIMIT: Duration = Duration::from_secs(5);
 /// How long the warden may take to be ready.
 const WARDEN_LIMIT: Duration = Duration::from_secs(5);
+/// Something unfinished in the store that nobody has written to for so long is nobody's.
+const STORE_SWEEP_AGE: Duration = Duration::from_hours(1);
 /// Memory of QEMU itself beside its guest's, MiB: measured 93 with software emulation.
 const QEMU_OVERHEAD_MIB: u64 = 96;
 
@@ -164,6 +167,7 @@ async fn equip(
         probe: slot.probe.clone(),
         events,
     });
+    sweep_store(journal.holder().store.clone());
     Ok(Started {
         agent,
         effects,
@@ -190,6 +194,36 @@ fn settings(slot: &SlotFile) -> Settings {
             HypervisorKind::Null => 0,
         },
         ..Settings::default()
+    }
+}
+
+/// Removes what pilots that died, here or on other nodes, have left unfinished in the site's
+/// store. Nobody waits for it: the store may be slow.
+fn sweep_store(store: PathBuf) {
+    let work = move || {
+        let swept = match Store::open(&store) {
+            Ok(store) => store.sweep_tmp(STORE_SWEEP_AGE, clock::of_files()),
+            Err(e) => {
+                tracing::warn!(
+                    error = chain(&e),
+                    "the store could not be opened to be swept"
+                );
+                return;
+            }
+        };
+        match swept {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => {
+                tracing::warn!(?removed, "removed what was left unfinished in the store")
+            }
+            Err(e) => tracing::warn!(error = chain(&e), "the store could not be swept"),
+        }
+    };
+    if let Err(e) = std::thread::Builder::new()
+        .name("sweep-store".into())
+        .spawn(work)
+    {
+        tracing::warn!(error = %e, "the store could not be swept");
     }
 }
 

@@ -165,9 +165,12 @@ impl Agent {
         }
         self.deadline_told = true;
         let text = format!(
-            "the slot ends at {}; the eviction of {} begins in {}",
+            "the slot ends at {}; {} in {}",
             self.clock.end().0,
-            plan.begin.len(),
+            match plan.begin.len() {
+                1 => "its guest has to go, beginning".to_owned(),
+                n => format!("its {n} guests have to go, beginning"),
+            },
             (near + NEAR).since(now)
         );
         let data = serde_json::json!({"end": self.clock.end().0, "guests": plan.begin.len()});
