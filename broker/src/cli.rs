@@ -145,6 +145,8 @@ pub fn main() -> ExitCode {
             });
         }
     };
+    // What we write is nobody else's business: requests, consoles, secrets.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let (code_of, e) = match run(cli.command) {
         Ok(()) => return code(exit::OK),
         Err(Failure::Usage(e)) => (exit::USAGE, e),

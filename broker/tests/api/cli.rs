@@ -236,6 +236,8 @@ async fn a_service_that_is_killed_loses_no_accepted_request() {
         accepted.extend(submits.await.unwrap());
     }
     let served = Served::start(&path);
+    let database = std::fs::metadata(dir.path().join("state/broker.sqlite")).unwrap();
+    assert_eq!(database.mode() & 0o077, 0, "others can read the database");
     let caller = served.caller(&token);
     for (name, id) in &accepted {
         let view: WorkspaceView = caller.get(&format!("/v1/workspaces/{id}")).await.ok();
