@@ -54,7 +54,7 @@ impl SimRig {
         let binary = Path::new(env!("CARGO_BIN_EXE_sim-lrm"));
         let daemon = Daemon::start(binary, &home.path().join("lrm"), &config).unwrap();
         let lrm = SimLrm::new(SimLrmSettings {
-            timeout: Span::from_secs(2),
+            timeout: Span::from_secs(3),
             ..daemon.settings()
         });
         Self {
@@ -202,7 +202,7 @@ impl Rig for SimRig {
     }
 
     fn patience(&self) -> Duration {
-        Duration::from_secs(15)
+        Duration::from_secs(30)
     }
 }
 

@@ -174,8 +174,9 @@ fn leftovers_survive_where_they_do_in_reality() {
     ] {
         let lab = Lab::new(profile);
         let script = format!(
-            "sleep 100 & echo $! > {0}.new; mv {0}.new {0}
-             setsid sleep 100 & echo $! > {1}.new; mv {1}.new {1}; exit 0",
+            "sleep 100 & echo $! > {0}
+             setsid sh -c 'echo $$ > {1}.new; mv {1}.new {1}; exec sleep 100' &
+             while [ ! -e {1} ]; do sleep 0.01; done; exit 0",
             lab.path("plain"),
             lab.path("session"),
         );
@@ -318,4 +319,84 @@ fn two_daemons_do_not_serve_one_directory() {
     let said = String::from_utf8(out.stderr).unwrap();
     assert!(said.contains("another daemon"), "{said}");
     lab.ok(&["queue"]);
+}
+
+/// Whatever moment the daemon is killed at: an accepted job runs once and is told once, and a
+/// submit without an answer has left one job or none.
+#[test]
+fn a_daemon_that_is_killed_again_and_again_runs_each_job_once() {
+    let mut lab = Lab::new("slurm");
+    let script = lab.path("once.sh");
+    let marks = lab.home.path().display().to_string();
+    let text = format!("#!/bin/sh\necho x >> '{marks}'/ran.$SIMLRM_JOB_ID\n");
+    std::fs::write(&script, text).unwrap();
+    let dir = lab.daemon.dir().to_owned();
+    let submits = std::thread::spawn(move || {
+        let mut accepted = Vec::new();
+        for n in 0..40 {
+            let out = std::process::Command::new(env!("CARGO_BIN_EXE_sim-lrm"))
+                .arg("--dir")
+                .arg(&dir)
+                .args(["submit", "--key", &format!("wp-{n}"), &script])
+                .output()
+                .unwrap();
+            if out.status.success() {
+                accepted.push(n);
+            }
+        }
+        accepted
+    });
+    while !submits.is_finished() {
+        lab.daemon.run().unwrap();
+    }
+    let accepted = submits.join().unwrap();
+    println!("accepted {} of 40", accepted.len());
+    let listing = || -> Vec<serde_json::Value> {
+        let text = lab.ok(&["queue", "--all", "--json"]);
+        let all: serde_json::Value = serde_json::from_str(&text).unwrap();
+        all["jobs"].as_array().unwrap().clone()
+    };
+    eventually("all jobs are over", || {
+        listing().iter().all(|j| j["state"] == "COMPLETED")
+    });
+    let jobs = listing();
+    for n in 0..40 {
+        let key = format!("wp-{n}");
+        let count = jobs.iter().filter(|j| j["key"] == key.as_str()).count();
+        let fits = if accepted.contains(&n) {
+            count == 1
+        } else {
+            count <= 1
+        };
+        assert!(
+            fits,
+            "{key}: accepted {}, {count} jobs",
+            accepted.contains(&n)
+        );
+    }
+    for job in &jobs {
+        let id = job["id"].as_str().unwrap();
+        assert_eq!(
+            lab.text(&format!("ran.{id}")),
+            "x\n",
+            "{job}\n{}",
+            lab.log()
+        );
+    }
+}
+
+#[test]
+fn a_job_outlives_its_supervisor_and_its_end_is_noticed() {
+    let lab = Lab::new("slurm");
+    let (go, out) = (lab.path("go"), lab.path("out"));
+    let script = format!("echo up; while [ ! -e '{go}' ]; do sleep 0.02; done");
+    let id = lab.submit(&["--output", &out], &script);
+    eventually("it runs", || lab.text("out") == "up\n");
+    let said = std::fs::read_to_string(lab.daemon.dir().join("runs/1/supervisor")).unwrap();
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let pid = i32::try_from(said["pid"].as_i64().unwrap()).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+    assert_eq!(lab.state(&id), "RUNNING");
+    std::fs::write(&go, "").unwrap();
+    eventually("its end is noticed", || lab.state(&id) == "FAILED");
 }

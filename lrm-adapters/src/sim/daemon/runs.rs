@@ -1,6 +1,6 @@
 //! The directory of a run: what its supervisor is told and what it says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -123,6 +123,16 @@ impl RunDir {
         // Left behind, it only takes a little room.
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// The runs that have a directory.
+pub(super) fn all(dir: &Path) -> io::Result<BTreeSet<RunNumber>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(dir.join("runs"))? {
+        let number = entry?.file_name().to_str().and_then(|n| n.parse().ok());
+        found.extend(number.map(RunNumber));
+    }
+    Ok(found)
 }
 
 /// How the processes of a run are recognised.

@@ -19,7 +19,7 @@ use super::config::DaemonConfig;
 use super::faults::{Fault, FaultKind};
 use super::orders;
 use super::processes::{self, Identity};
-use super::runs::{Ended, RunDir, Spec, environment_mark, marks};
+use super::runs::{self, Ended, RunDir, Spec, environment_mark, marks};
 use super::state::State;
 use crate::sim::model::{Effect, Event, RunNumber, Start};
 use crate::sim::profiles::{Launch, Signal, Target};
@@ -97,8 +97,13 @@ pub async fn serve(config: DaemonConfig, dir: &Path) -> Result<(), ServeError> {
         source,
     })?;
     let program = std::env::current_exe().map_err(|source| ServeError::SetUp { source })?;
+    let known = runs::all(&dir).map_err(|source| ServeError::Directory {
+        dir: dir.clone(),
+        source,
+    })?;
     let mut daemon = Daemon {
         dir,
+        known,
         program,
         state,
         reported: BTreeSet::new(),
@@ -125,6 +130,8 @@ struct Daemon {
     dir: PathBuf,
     program: PathBuf,
     state: State,
+    /// Runs that have a directory.
+    known: BTreeSet<RunNumber>,
     /// Runs whose end the model was told.
     reported: BTreeSet<RunNumber>,
     /// Signals to runs whose first process is not there yet.
@@ -378,8 +385,8 @@ impl Daemon {
         for run in waiting {
             self.deliver(run);
         }
-        let runs: Vec<_> = self.state.model.runs().map(|(n, _)| n).collect();
-        for run in &runs {
+        let present: Vec<_> = self.state.model.runs().map(|(n, _)| n).collect();
+        for run in &present {
             if self.reported.contains(run) {
                 continue;
             }
@@ -393,16 +400,18 @@ impl Daemon {
                 Ended::LaunchFailed => Event::LaunchFailed { run: *run },
             });
         }
-        let live: BTreeSet<_> = self.state.model.runs().map(|(n, _)| n).collect();
-        for run in runs.iter().filter(|r| !live.contains(r)) {
-            self.reported.remove(run);
-            self.undelivered.remove(run);
-            if !self.unsaved {
-                RunDir::new(&self.dir, *run).remove();
-            }
-        }
         if self.unsaved || !self.state.outbox.is_empty() {
             self.act();
+        }
+        let live: BTreeSet<_> = self.state.model.runs().map(|(n, _)| n).collect();
+        // Not before it is on disk that they are over.
+        if !self.unsaved {
+            for run in self.known.difference(&live) {
+                self.reported.remove(run);
+                self.undelivered.remove(run);
+                RunDir::new(&self.dir, *run).remove();
+            }
+            self.known = live;
         }
     }
 }

@@ -93,6 +93,7 @@ impl Model {
 
     /// Gives a run a way to its end (or none), with the timers that belong to it.
     pub(super) fn set_doom(&mut self, number: RunNumber, doom: Option<Doom>) {
+        self.changed = true;
         self.drop_doom_timers(number);
         if let Some(doom) = &doom {
             if let Some(first) = doom.beats.front() {
@@ -340,6 +341,7 @@ impl Model {
             && run.attached
         {
             run.attached = false;
+            self.changed = true;
             self.timers.remove(&(run.end, Timer::End(number)));
             if let Some(node) = self.nodes.get_mut(&run.node) {
                 node.used = node.used.minus(&run.resources);

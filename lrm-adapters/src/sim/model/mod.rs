@@ -57,6 +57,8 @@ pub struct Model {
     nodes: BTreeMap<NodeName, Node>,
     queued: BTreeSet<Rank>,
     timers: BTreeSet<(Timestamp, Timer)>,
+    /// Something happened by which a queued job may start.
+    changed: bool,
 }
 
 impl Model {
@@ -76,6 +78,7 @@ impl Model {
             nodes,
             queued: BTreeSet::new(),
             timers: BTreeSet::new(),
+            changed: false,
             config,
         }
     }
@@ -86,6 +89,7 @@ impl Model {
     pub fn step(&mut self, now: Timestamp, event: Event) -> Step {
         let mut effects = Vec::new();
         self.fire_timers(now, &mut effects);
+        self.changed |= event != Event::Tick;
         let answer = self.apply(now, event, &mut effects);
         self.schedule(now, &mut effects);
         // What was due at once (a delay of zero) happens in this step.
@@ -165,8 +169,7 @@ impl Model {
                 Timer::Beat(run) => self.fire_beat(at, now, run, effects),
                 Timer::End(run) => self.fire_end(at, now, run),
                 Timer::WriteOff(run) => self.fire_write_off(at, run, effects),
-                // The scheduler looks at every job after the timers.
-                Timer::Eligible(_) => {}
+                Timer::Eligible(_) => self.changed = true,
                 Timer::Forget(job) => self.forget(at, job),
             }
         }

@@ -14,20 +14,29 @@ use super::types::{Effect, JobNumber, NodeState, RunNumber, Start, Timer};
 use super::{Model, Rank};
 use crate::sim::profiles::Cause;
 
-/// What a job finds on the nodes.
-enum Verdict {
-    /// It starts on this node with this walltime.
-    Starts(NodeName, Span),
-    /// It waits for this node, where these runs have to go.
-    Awaits(NodeName, Vec<RunNumber>),
-    /// It cannot start now, and nothing behind it may.
-    Waits,
+/// What will be free on each node, and who could be made to go.
+#[derive(Default)]
+struct Leaving {
+    /// Held by runs that are on the way to their end.
+    dying: BTreeMap<NodeName, Resources>,
+    /// Runs that may be preempted, with their queue's priority, the youngest first.
+    victims: BTreeMap<NodeName, Vec<(i32, RunNumber)>>,
+}
+
+impl Leaving {
+    fn dying_on(&self, name: &NodeName) -> Resources {
+        self.dying.get(name).copied().unwrap_or_default()
+    }
 }
 
 impl Model {
     /// Starts what can start and preempts for what cannot.
     pub(super) fn schedule(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
         let mut claimed: BTreeMap<NodeName, Resources> = BTreeMap::new();
+        let mut leaving: Option<Leaving> = None;
         let mut after: Option<Rank> = None;
         while let Some(rank) = self.next_rank(after) {
             after = Some(rank);
@@ -35,18 +44,29 @@ impl Model {
             if !eligible(job, now) {
                 continue;
             }
-            match self.verdict(now, job, &claimed) {
-                Verdict::Starts(node, walltime) => {
-                    self.start(now, rank.2, &node, walltime, effects);
-                }
-                Verdict::Awaits(node, victims) => {
-                    let claim = claimed.entry(node).or_default();
-                    *claim = claim.plus(&job.request.resources);
-                    for victim in victims {
-                        self.begin_ending(now, victim, Cause::Preempt);
-                    }
-                }
-                Verdict::Waits => return,
+            let need = job.request.resources;
+            if let Some((node, walltime)) = self.place(now, job, &claimed, leaving.as_ref()) {
+                self.start(now, rank.2, &node, walltime, effects);
+                continue;
+            }
+            let Some(queue) = self.config.queue(&job.request.queue).filter(|q| q.preempts) else {
+                return;
+            };
+            let survey = leaving.take().unwrap_or_else(|| self.survey());
+            let found = self.awaited(now, job, queue.priority, &claimed, &survey);
+            let Some((node, victims)) = found else {
+                return;
+            };
+            let claim = claimed.entry(node).or_default();
+            *claim = claim.plus(&need);
+            if victims.is_empty() {
+                leaving = Some(survey);
+            }
+            for victim in victims {
+                self.begin_ending(now, victim, Cause::Preempt);
+            }
+            if leaving.is_none() {
+                leaving = Some(self.survey());
             }
         }
     }
@@ -63,78 +83,81 @@ impl Model {
         }
     }
 
-    fn verdict(
+    /// A node where a job can start now, and with what walltime. What others wait for is theirs.
+    fn place(
         &self,
         now: Timestamp,
         job: &Job,
         claimed: &BTreeMap<NodeName, Resources>,
-    ) -> Verdict {
+        leaving: Option<&Leaving>,
+    ) -> Option<(NodeName, Span)> {
         let need = &job.request.resources;
-        let usable = || {
-            self.nodes
-                .iter()
-                .filter_map(|(name, node)| Some((name, node, walltime_on(node, job, now)?)))
-        };
-        for (name, node, walltime) in usable() {
-            let free = match claimed.get(name) {
-                None => node.free(),
-                Some(claim) => least(
-                    &node.free(),
-                    &node.free().plus(&self.dying_on(name)).minus(claim),
-                ),
+        self.nodes.iter().find_map(|(name, node)| {
+            let walltime = walltime_on(node, job, now)?;
+            let free = match (claimed.get(name), leaving) {
+                (Some(claim), Some(leaving)) => {
+                    let soon = node.free().plus(&leaving.dying_on(name)).minus(claim);
+                    least(&node.free(), &soon)
+                }
+                (_, None) | (None, _) => node.free(),
             };
-            if free.holds(need) {
-                return Verdict::Starts(name.clone(), walltime);
-            }
-        }
-        let Some(queue) = self.config.queue(&job.request.queue).filter(|q| q.preempts) else {
-            return Verdict::Waits;
-        };
+            free.holds(need).then(|| (name.clone(), walltime))
+        })
+    }
+
+    /// The node where the fewest runs have to go for a job of this priority, and these runs.
+    fn awaited(
+        &self,
+        now: Timestamp,
+        job: &Job,
+        priority: i32,
+        claimed: &BTreeMap<NodeName, Resources>,
+        leaving: &Leaving,
+    ) -> Option<(NodeName, Vec<RunNumber>)> {
+        let need = &job.request.resources;
         let mut best: Option<(NodeName, Vec<RunNumber>)> = None;
-        for (name, node, _) in usable() {
+        for (name, node) in &self.nodes {
+            if walltime_on(node, job, now).is_none() {
+                continue;
+            }
             let claim = claimed.get(name).copied().unwrap_or_default();
-            let mut free = node.free().plus(&self.dying_on(name)).minus(&claim);
+            let mut free = node.free().plus(&leaving.dying_on(name)).minus(&claim);
             let mut victims = Vec::new();
-            for (number, run) in self.victims_on(name, queue.priority) {
+            for (of, number) in leaving.victims.get(name).into_iter().flatten() {
                 if free.holds(need) {
                     break;
                 }
-                free = free.plus(&run.resources);
-                victims.push(number);
+                if *of < priority {
+                    free = free.plus(&self.runs[number].resources);
+                    victims.push(*number);
+                }
             }
             if free.holds(need) && best.as_ref().is_none_or(|(_, b)| victims.len() < b.len()) {
                 best = Some((name.clone(), victims));
             }
         }
-        best.map_or(Verdict::Waits, |(node, victims)| {
-            Verdict::Awaits(node, victims)
-        })
+        best
     }
 
-    /// What runs on a node that are on the way to their end will free.
-    fn dying_on(&self, name: &NodeName) -> Resources {
-        self.runs
-            .values()
-            .filter(|r| r.attached && r.node == *name && r.doom.is_some())
-            .fold(Resources::default(), |sum, r| sum.plus(&r.resources))
-    }
-
-    /// Runs on a node that a queue of this priority may preempt, the youngest first.
-    fn victims_on(&self, name: &NodeName, priority: i32) -> Vec<(RunNumber, &Run)> {
-        let mut victims: Vec<_> = self
-            .runs
-            .iter()
-            .filter(|(_, r)| r.attached && r.node == *name && r.doom.is_none())
-            .filter(|(_, r)| {
-                self.jobs
-                    .get(&r.job)
-                    .and_then(|j| self.config.queue(&j.request.queue))
-                    .is_some_and(|q| q.preemptable && q.priority < priority)
-            })
-            .map(|(n, r)| (*n, r))
-            .collect();
-        victims.sort_by_key(|(n, r)| std::cmp::Reverse((r.start, *n)));
-        victims
+    /// One look at all runs: what will be free, and who could be preempted.
+    fn survey(&self) -> Leaving {
+        let mut leaving = Leaving::default();
+        let mut youngest_first: Vec<_> = self.runs.iter().filter(|(_, r)| r.attached).collect();
+        youngest_first.sort_by_key(|(n, r)| std::cmp::Reverse((r.start, **n)));
+        for (number, run) in youngest_first {
+            if run.doom.is_some() {
+                let dying = leaving.dying.entry(run.node.clone()).or_default();
+                *dying = dying.plus(&run.resources);
+                continue;
+            }
+            let job = self.jobs.get(&run.job);
+            let queue = job.and_then(|j| self.config.queue(&j.request.queue));
+            if let Some(queue) = queue.filter(|q| q.preemptable) {
+                let victims = leaving.victims.entry(run.node.clone()).or_default();
+                victims.push((queue.priority, *number));
+            }
+        }
+        leaving
     }
 
     fn start(
