@@ -109,7 +109,7 @@ impl Drive<'_> {
             return;
         }
         self.told = Some(kill_at);
-        let remaining = start::warden_time(&self.agent);
+        let remaining = start::warden_time(self.agent.clock());
         if let Err(e) = self.warden.deadline(remaining.as_duration()) {
             tracing::warn!(error = %e, "guests are left with their parent-death signal");
         }

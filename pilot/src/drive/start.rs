@@ -7,6 +7,7 @@ use std::time::Duration;
 use image_store::Store;
 use pilot_core::agent::{Agent, Event};
 use pilot_core::settings::Settings;
+use pilot_core::slot_clock::SlotClock;
 use protocol::ids::PilotBoot;
 use protocol::slot_file::{HypervisorKind, SlotFile};
 use protocol::time::Span;
@@ -120,7 +121,6 @@ async fn equip(
     client: BrokerClient,
     events: UnboundedSender<Event>,
 ) -> Result<Started, RunError> {
-    let failed = |source| RunError::Journal { source };
     let trampoline = Trampoline::of_this_program();
     let now = clock::now();
     let settings = settings(slot);
@@ -136,29 +136,30 @@ async fn equip(
     };
     let hypervisor = Hypervisor::new(&slot.hypervisor, setup)
         .map_err(|source| RunError::Hypervisor { source })?;
-    let facts = host::inspect(slot, journal, &trampoline)
-        .await
-        .map_err(|source| RunError::Host { source })?;
-    let guests = journal.scratch().join("guests");
-    let entry = journal
-        .intend(What::Directory {
-            path: guests.clone(),
-        })
-        .map_err(failed)?;
-    fs::create_dir(&guests).map_err(|source| RunError::Directory {
-        what: "the guests' directory",
-        path: guests,
-        source,
-    })?;
-    drop(entry); // it goes with the slot
+    let clock = SlotClock::new(
+        now,
+        slot.clock.end,
+        slot.facts().notice,
+        slot.facts().margin,
+        settings.word_stale_after,
+    );
+    // The hypervisor looks for its version while the warden gets ready.
+    let (facts, warden) = tokio::join!(host::inspect(slot, journal, &trampoline), async {
+        let remaining = warden_time(&clock).as_duration();
+        Warden::start(trampoline.pilot(), journal, remaining, WARDEN_LIMIT)
+    });
+    let warden = warden.map_err(|source| RunError::Warden { source })?;
+    let ready = facts
+        .map_err(|source| RunError::Host { source })
+        .and_then(|facts| Ok((facts, make_guests_directory(journal)?)));
+    let (facts, ()) = match ready {
+        Ok(ready) => ready,
+        Err(e) => {
+            warden.goodbye(WARDEN_LIMIT);
+            return Err(e);
+        }
+    };
     let agent = Agent::new(now, slot.facts(), facts, boot, settings);
-    let warden = Warden::start(
-        trampoline.pilot(),
-        journal,
-        warden_time(&agent).as_duration(),
-        WARDEN_LIMIT,
-    )
-    .map_err(|source| RunError::Warden { source })?;
     let effects = Effects::new(Tools {
         client,
         hypervisor,
@@ -175,10 +176,23 @@ async fn equip(
     })
 }
 
+/// The parent of the guests' own directories.
+fn make_guests_directory(journal: &Journal) -> Result<(), RunError> {
+    let path = journal.scratch().join("guests");
+    // The entry stays open: the directory goes with the slot.
+    let _ = journal
+        .intend(What::Directory { path: path.clone() })
+        .map_err(|source| RunError::Journal { source })?;
+    fs::create_dir(&path).map_err(|source| RunError::Directory {
+        what: "the guests' directory",
+        path,
+        source,
+    })
+}
+
 /// How long the warden waits before it takes us for hung: until a quarter of the margin after
 /// the time at which nothing of ours may be left.
-pub(super) fn warden_time(agent: &Agent) -> Span {
-    let clock = agent.clock();
+pub(super) fn warden_time(clock: &SlotClock) -> Span {
     let quarter = Span::from_millis(clock.margin().as_millis() / 4);
     clock::until(clock.kill_at() + quarter).max(Span::from_secs(1))
 }
