@@ -16,6 +16,7 @@ mod event;
 mod exchange;
 mod settle;
 mod stages;
+mod want;
 
 use std::collections::{BTreeMap, BTreeSet};
 

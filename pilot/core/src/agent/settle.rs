@@ -4,10 +4,10 @@ use protocol::codes::{Reason, ReasonCode, exit};
 use protocol::lease::{EndOutcome, Goal};
 use protocol::time::{Mono, Span};
 
+use super::want::{Stop, Want, stopped};
 use super::{Agent, Effect, Life};
 use crate::deadline::{self, Plan};
 use crate::guest::{Lease, Stage};
-use crate::lease_book::Fence;
 
 /// How long before the first eviction people are told.
 const NEAR: Span = Span::from_secs(10);
@@ -15,62 +15,6 @@ const NEAR: Span = Span::from_secs(10);
 /// When people are told that the slot's end is near; none without guests.
 pub(super) fn deadline_near(plan: &Plan) -> Option<Mono> {
     plan.begin.values().min().map(|begin| begin.before(NEAR))
-}
-
-/// Where a lease should be moved.
-enum Want {
-    /// Toward running (or staged, if that is its goal).
-    Run,
-    /// Toward standing still in RAM.
-    Pause,
-    /// Into the store.
-    Suspend {
-        reason: Reason,
-        /// The slot or the lease ends: what can't be suspended has to go all the same.
-        urgent: bool,
-    },
-    /// Shut down, then killed.
-    Stop { reason: Reason, why: Stop },
-    /// Gone now.
-    Kill {
-        reason: Reason,
-        /// Because the time is over.
-        late: bool,
-    },
-}
-
-/// Who wants a guest to be shut down.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stop {
-    /// It had its run time.
-    Finished,
-    /// The broker.
-    Goal,
-    /// The end of the slot.
-    Evicted,
-}
-
-impl Want {
-    /// How a lease ends for which no guest has run.
-    fn unstarted(self) -> Option<EndOutcome> {
-        match self {
-            Self::Run | Self::Pause => None,
-            Self::Stop {
-                reason,
-                why: Stop::Finished,
-            } => Some(EndOutcome::Finished { reason }),
-            Self::Stop {
-                reason,
-                why: Stop::Goal,
-            } => Some(EndOutcome::Killed { reason }),
-            Self::Stop {
-                reason,
-                why: Stop::Evicted,
-            }
-            | Self::Suspend { reason, .. }
-            | Self::Kill { reason, .. } => Some(EndOutcome::Declined { reason }),
-        }
-    }
 }
 
 impl Agent {
@@ -222,82 +166,6 @@ impl Agent {
             }
         }
         self.leases = leases;
-    }
-
-    fn fence(&self, lease: &Lease, plan: &Plan) -> Fence {
-        match &self.terms {
-            Some(terms) => terms.fence(&self.settings, lease.expiry, plan.budget),
-            None => Fence {
-                suspend_at: lease.expiry,
-                kill_at: lease.expiry,
-            },
-        }
-    }
-
-    fn want(&self, lease: &Lease, plan: &Plan, fence: Fence) -> Want {
-        let now = self.now.mono;
-        let fenced = self.eviction.as_ref().is_some_and(|e| e.fenced);
-        let expired = |text: &str| Reason::new(ReasonCode::LeaseExpired, text);
-        if fenced || now >= plan.last_kill {
-            return Want::Kill {
-                reason: self.eviction_reason(),
-                late: !fenced,
-            };
-        }
-        if lease.lost {
-            return Want::Kill {
-                reason: expired("the broker has ended this lease"),
-                late: false,
-            };
-        }
-        if now >= fence.kill_at {
-            return Want::Kill {
-                reason: expired("the lease ran out without word from the broker"),
-                late: true,
-            };
-        }
-        if lease.remaining(now).is_zero() {
-            let text = format!("ran for {}, as was asked", lease.ran_at(now));
-            return Want::Stop {
-                reason: Reason::new(ReasonCode::RunTimeUsed, text),
-                why: Stop::Finished,
-            };
-        }
-        if let Goal::Stop { reason } = &lease.goal {
-            return Want::Stop {
-                reason: reason.clone(),
-                why: Stop::Goal,
-            };
-        }
-        let begin = plan.begin.get(&lease.key);
-        if self.eviction.is_some() || begin.is_some_and(|b| now >= *b) {
-            let reason = self.eviction_reason();
-            return if lease.is_suspendable() {
-                Want::Suspend {
-                    reason,
-                    urgent: true,
-                }
-            } else {
-                Want::Stop {
-                    reason,
-                    why: Stop::Evicted,
-                }
-            };
-        }
-        if now >= fence.suspend_at && lease.is_suspendable() {
-            return Want::Suspend {
-                reason: expired("no word from the broker, and the lease is running out"),
-                urgent: true,
-            };
-        }
-        match &lease.goal {
-            Goal::Suspend { reason } => Want::Suspend {
-                reason: reason.clone(),
-                urgent: false,
-            },
-            Goal::Pause => Want::Pause,
-            Goal::Stage | Goal::Run | Goal::Stop { .. } => Want::Run,
-        }
     }
 
     fn settle_lease(&mut self, lease: &mut Lease, plan: &Plan, writing: &mut usize) {
@@ -563,12 +431,5 @@ impl Agent {
             | Stage::Suspending { .. }
             | Stage::Ended { .. } => {}
         }
-    }
-}
-
-fn stopped(reason: Reason, why: Stop) -> EndOutcome {
-    match why {
-        Stop::Finished => EndOutcome::Finished { reason },
-        Stop::Goal | Stop::Evicted => EndOutcome::Killed { reason },
     }
 }
