@@ -3,7 +3,7 @@
 //! A process number is reused; number and start time together are not, within one boot.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -17,6 +17,13 @@ use crate::journal::NodeIdentity;
 
 /// How often something is looked at that cannot be waited for.
 const STEP: Duration = Duration::from_millis(5);
+
+/// How long a process may be between two programs before it is taken to be neither.
+const BECOMING: Duration = Duration::from_secs(1);
+/// Room for an environment. The kernel allows larger ones, nobody has them.
+const ENVIRONMENT_ROOM: usize = 2 * 1024 * 1024;
+/// How often an environment must be seen empty before it is believed.
+const LOOKS_AT_NOTHING: u32 = 4;
 
 /// A process that cannot be taken for a later one with the same number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -160,6 +167,7 @@ pub(crate) fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool)
 pub fn marked(prefix: &str) -> Vec<ProcessId> {
     let own = ProcessId::own();
     let uid = nix::unistd::geteuid().as_raw();
+    let mut buffer = vec![0; ENVIRONMENT_ROOM];
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -173,18 +181,51 @@ pub fn marked(prefix: &str) -> Vec<ProcessId> {
             // Identity first, marker after: a number that changes hands in between fails the
             // next look at its start time.
             let id = ProcessId::of(pid)?;
-            (Some(id) != own && carries(pid, prefix)).then_some(id)
+            (Some(id) != own && carries(pid, prefix, &mut buffer)).then_some(id)
         })
         .collect()
 }
 
-fn carries(pid: i32, prefix: &str) -> bool {
+/// Whether the process was started with a marker that begins like this. `buffer` is for the
+/// environment.
+fn carries(pid: i32, prefix: &str, buffer: &mut [u8]) -> bool {
     let assignment = format!("{MARKER_VARIABLE}={prefix}");
-    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
-        environ
-            .split(|b| *b == 0)
-            .any(|var| var.starts_with(assignment.as_bytes()))
-    })
+    let mut found = false;
+    // While a process becomes another program both its environment and its arguments are empty.
+    // Arguments without an environment, seen several times, are a process that has none.
+    let mut bare = 0;
+    holds_within(BECOMING, || {
+        for _ in 0..LOOKS_AT_NOTHING {
+            let environment = environment(pid, buffer);
+            found = environment
+                .split(|b| *b == 0)
+                .any(|var| var.starts_with(assignment.as_bytes()));
+            if !environment.is_empty() || !has_memory(pid) {
+                return true;
+            }
+            bare += u32::from(has_arguments(pid));
+        }
+        bare >= LOOKS_AT_NOTHING
+    });
+    found
+}
+
+/// False for the kernel's own threads, and for the dying.
+fn has_memory(pid: i32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+}
+
+fn has_arguments(pid: i32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|arguments| !arguments.is_empty())
+}
+
+/// The environment, read in one piece: between two the process may have become another program,
+/// and then the second is empty.
+fn environment(pid: i32, buffer: &mut [u8]) -> &[u8] {
+    let length = fs::File::open(format!("/proc/{pid}/environ"))
+        .and_then(|mut file| file.read(buffer))
+        .unwrap_or(0);
+    &buffer[..length]
 }
 
 impl NodeIdentity {
@@ -262,5 +303,24 @@ mod tests {
         assert_eq!(marked(&prefix), []);
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_is_becoming_another_program_is_not_missed() {
+        let slot = format!("wp-test-{}", uuid::Uuid::new_v4().simple());
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("again");
+        std::fs::write(&script, "exec sh \"$0\"\n").unwrap();
+        let mut child = Command::new("sh")
+            .arg(&script)
+            .env(MARKER_VARIABLE, format!("{slot}.1"))
+            .spawn()
+            .unwrap();
+        let id = ProcessId::of(child.id().cast_signed()).unwrap();
+        let prefix = format!("{slot}.");
+        let missed = (0..300).filter(|_| marked(&prefix) != [id]).count();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(missed, 0, "of 300 looks");
     }
 }

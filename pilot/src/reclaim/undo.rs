@@ -66,8 +66,11 @@ fn kill_all(recorded: &Recorded, limit: Duration, report: &mut Report) {
         targets.extend(recorded.open.iter().filter_map(|open| open.process));
     }
     let mut given_up = BTreeSet::new();
+    let mut quiet = 0;
     for _ in 0..ROUNDS {
-        if targets.is_empty() {
+        // Twice, because one that was born while we looked may have been overlooked.
+        quiet = if targets.is_empty() { quiet + 1 } else { 0 };
+        if quiet == 2 {
             return;
         }
         for target in targets {
