@@ -28,6 +28,14 @@ impl Binaries {
         if dir.file_name().is_some_and(|n| n == "deps") {
             dir = dir.parent().context("this program lies nowhere")?;
         }
+        Self::in_dir(dir)
+    }
+
+    /// The programs in `dir`.
+    ///
+    /// # Errors
+    /// One is missing.
+    pub fn in_dir(dir: &Path) -> Result<Self> {
         Ok(Self {
             pilot: one(dir, "pilot")?,
             broker: one(dir, "pilot-broker")?,

@@ -8,6 +8,8 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pilot_submit::client::{Client, ClientSettings, Token};
 use protocol::api::{EventView, WorkspaceView};
 use protocol::ids::{EventSeq, IdempotencyKey, WorkspaceId};
@@ -47,6 +49,14 @@ impl Installation {
     /// # Errors
     /// Something does not start; the message has the end of its log.
     pub async fn start(setup: &Setup) -> Result<Self> {
+        Self::start_with(setup, Binaries::find()?).await
+    }
+
+    /// The same with these programs.
+    ///
+    /// # Errors
+    /// Something does not start; the message has the end of its log.
+    pub async fn start_with(setup: &Setup, binaries: Binaries) -> Result<Self> {
         // A second call finds the provider in place.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::Builder::new()
@@ -55,7 +65,6 @@ impl Installation {
             .context("failed to make a directory")?;
         let place = directory.path().to_owned();
         let before = Snapshot::take(&place.join("scratch"));
-        let binaries = Binaries::find()?;
         let port = free_port()?;
         for sub in ["scratch", "store", "lrm"] {
             fs::create_dir(place.join(sub)).context("failed to make a directory")?;
@@ -296,6 +305,47 @@ impl Installation {
         )
     }
 
+    /// The whole console of a workspace.
+    ///
+    /// # Errors
+    /// The broker does not tell.
+    pub async fn console(&self, id: &WorkspaceId) -> Result<String> {
+        let (mut bytes, mut offset) = (Vec::new(), 0);
+        loop {
+            let part = self.user.console(id, offset, Duration::ZERO).await?;
+            if part.bytes.is_empty() {
+                return Ok(String::from_utf8_lossy(&bytes).into_owned());
+            }
+            bytes.extend_from_slice(&part.bytes);
+            offset = part.next_offset;
+        }
+    }
+
+    /// Process ids of the pilots that run now.
+    pub fn pilots(&self) -> Vec<Pid> {
+        let program = self.binaries.pilot.display().to_string();
+        self.processes(&format!("{program} run --slot "))
+    }
+
+    /// Process ids of the guests' hypervisors that run now.
+    pub fn hypervisors(&self) -> Vec<Pid> {
+        self.processes("qemu-system-x86_64 ")
+    }
+
+    fn processes(&self, start: &str) -> Vec<Pid> {
+        let all = Snapshot::take(&self.place);
+        all.iter()
+            .filter_map(|f| match f {
+                Found::Process { pid, command } if command.starts_with(start) => {
+                    Some(Pid::from_raw(*pid))
+                }
+                Found::Process { .. } | Found::Path(_) | Found::Interface(_) | Found::Mount(_) => {
+                    None
+                }
+            })
+            .collect()
+    }
+
     /// Keeps the directory for people to look at, and says where it is.
     pub fn keep(mut self) -> PathBuf {
         self.directory
@@ -305,6 +355,21 @@ impl Installation {
 
     fn log(&self, name: &str) -> PathBuf {
         self.place.join(format!("{name}.log"))
+    }
+}
+
+impl Drop for Installation {
+    /// The LRM's jobs outlive its daemon: whatever was started for this place is ended here.
+    fn drop(&mut self) {
+        for program in [self.broker.take(), self.lrm.take()] {
+            drop(program);
+        }
+        for found in Snapshot::take(&self.place).iter() {
+            if let Found::Process { pid, .. } = found {
+                // One that has ended meanwhile is as good.
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A whole installation in a directory of its own: broker, simulated LRM, users.
 
 mod binaries;
+mod counter;
 mod installation;
 pub mod node;
 pub mod process;
@@ -8,5 +9,6 @@ mod setup;
 pub mod wait;
 
 pub use binaries::Binaries;
+pub use counter::{Count, CounterLog};
 pub use installation::Installation;
 pub use setup::{Guests, Setup};

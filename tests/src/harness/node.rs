@@ -63,6 +63,11 @@ impl Snapshot {
         Self(found)
     }
 
+    /// Everything that was found.
+    pub fn iter(&self) -> impl Iterator<Item = &Found> {
+        self.0.iter()
+    }
+
     /// What is here and was not there `before`.
     pub fn since(&self, before: &Self) -> Vec<Found> {
         self.0.difference(&before.0).cloned().collect()

@@ -1,0 +1,64 @@
+//! The demo's program; `scripts/demo` builds everything and starts it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use e2e::demo::{Options, play};
+
+/// A real Linux guest outlives its batch job: boots in one slot, is suspended before the slot's
+/// end, and counts on in the next; then it is preempted by a job of the site itself.
+#[derive(Parser)]
+#[command(name = "scripts/demo")]
+struct Args {
+    /// Directory of the built programs
+    #[arg(long, hide = true)]
+    programs: PathBuf,
+    /// Directory of the test guest
+    #[arg(long, hide = true)]
+    guest: PathBuf,
+    /// Write the summary to this file as one JSON object
+    #[arg(long, value_name = "FILE", default_value = "target/demo-summary.json")]
+    summary: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("demo: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<bool> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start")?;
+    let absolute =
+        |p: &PathBuf| std::path::absolute(p).context("failed to find the working directory");
+    let options = Options {
+        programs: absolute(&args.programs)?,
+        guest: absolute(&args.guest)?,
+    };
+    let summary = runtime.block_on(async {
+        tokio::select! {
+            summary = play(&options) => summary,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+        }
+    })?;
+    println!("\nSummary\n{summary}");
+    let json = serde_json::to_string_pretty(&summary).context("failed to write JSON")?;
+    std::fs::write(&args.summary, json + "\n")
+        .with_context(|| format!("failed to write {}", args.summary.display()))?;
+    println!("  as JSON: {}", args.summary.display());
+    let faults = summary.faults();
+    for fault in &faults {
+        eprintln!("demo: {fault}");
+    }
+    Ok(faults.is_empty())
+}

@@ -1,0 +1,191 @@
+//! `scripts/demo`: a real Linux guest outlives its batch job.
+//!
+//! Act one: a guest that needs more run time than one slot has. Act two: a job of the site itself
+//! preempts a running pilot. Everything is real but the batch system, which is the simulated one.
+
+mod plain_write;
+mod summary;
+mod watch;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use pilot_submit::client::PageRequest;
+use protocol::api::EventView;
+use protocol::ids::WorkspaceId;
+use protocol::time::Timestamp;
+use protocol::workspace::WorkspaceState;
+
+pub use self::summary::{SlotSummary, Summary};
+use self::watch::{Followed, Watch};
+use crate::harness::{Binaries, Guests, Installation, Setup};
+use crate::requests;
+
+/// What the demo is told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory of the programs.
+    pub programs: PathBuf,
+    /// Directory of the guest that `scripts/guest/build` made.
+    pub guest: PathBuf,
+}
+
+const MEMORY_MIB: u64 = 448;
+const FILL_MIB: u64 = 256;
+const NOTICE_S: u32 = 12;
+
+/// Plays both acts and sums up.
+///
+/// # Errors
+/// Something did not work; the message says what, with the logs' ends.
+pub async fn play(options: &Options) -> Result<Summary> {
+    let setup = Setup {
+        walltime: "45s",
+        notice: "12s",
+        ..Setup::new(Guests::Qemu)
+    };
+    let mut watch = Watch::begin();
+    watch.say("site", "a broker, and a batch system with one node; pilots get 45 s, and 12 s from SIGTERM to SIGKILL");
+    let it = Installation::start_with(&setup, Binaries::in_dir(&options.programs)?).await?;
+    let (first, long) = one_guest_two_slots(&it, &mut watch, &options.guest).await?;
+    let (second, short) = preemption(&it, &mut watch, &options.guest).await?;
+    let mut summary = sum_up(&it, &[&long, &short]).await?;
+    summary.finished = true;
+    for id in [&first, &second] {
+        summary.finished &= it.show(id).await?.state == WorkspaceState::Done;
+    }
+    Ok(summary)
+}
+
+async fn one_guest_two_slots(
+    it: &Installation,
+    watch: &mut Watch,
+    guest: &Path,
+) -> Result<(WorkspaceId, Followed)> {
+    println!("\nAct one: a guest that needs more time than one slot has");
+    let count_to = 50;
+    watch.say(
+        "user",
+        &format!("queues a Linux guest that counts to {count_to}, one a second"),
+    );
+    let spec = requests::counter(guest, "counter", MEMORY_MIB, FILL_MIB, count_to);
+    let id = it.queue(&spec, "demo-1").await?;
+    let mut followed = Followed::default();
+    watch
+        .follow(it, &id, &mut followed, |_, state| state.is_final())
+        .await?;
+    watch.until_pilots_are_gone(it).await?;
+    Ok((id, followed))
+}
+
+async fn preemption(
+    it: &Installation,
+    watch: &mut Watch,
+    guest: &Path,
+) -> Result<(WorkspaceId, Followed)> {
+    println!("\nAct two: a job of the site itself wants the node");
+    watch.say("user", "queues another guest");
+    let spec = requests::counter(guest, "preempted", MEMORY_MIB, FILL_MIB, 22);
+    let id = it.queue(&spec, "demo-2").await?;
+    let mut followed = Followed::default();
+    watch
+        .follow(it, &id, &mut followed, |f, _| {
+            f.counter.last.is_some_and(|n| n >= 8)
+        })
+        .await?;
+    watch.say(
+        "site",
+        "somebody submits a job of higher priority, which needs the whole node",
+    );
+    let wanted = [
+        "site-job",
+        "--cores",
+        "2",
+        "--memory",
+        "1GiB",
+        "--walltime",
+        "5s",
+    ];
+    let said = it.lrm_command(&wanted).await?;
+    watch.say(
+        "site",
+        &format!(
+            "the batch system takes it ({}) and preempts the pilot",
+            said.trim()
+        ),
+    );
+    watch
+        .follow(it, &id, &mut followed, |_, state| state.is_final())
+        .await?;
+    watch.until_pilots_are_gone(it).await?;
+    Ok((id, followed))
+}
+
+async fn sum_up(it: &Installation, guests: &[&Followed]) -> Result<Summary> {
+    let mut summary = Summary {
+        notice_s: f64::from(NOTICE_S),
+        leftovers: it.leftovers(),
+        ..Summary::default()
+    };
+    let slots = it
+        .admin
+        .slots(None, &PageRequest::default())
+        .await
+        .context("failed to list slots")?;
+    let mut slots = slots.items;
+    slots.sort_by_key(|s| s.start);
+    summary.slots = slots.iter().map(|s| s.used.into()).collect();
+    summary.overruns = summary.slots.iter().filter(|s| s.overrun_s > 0.0).count();
+    let counter = &guests.first().context("no guest was followed")?.counter;
+    summary.counter_first = counter.first.unwrap_or(0);
+    summary.counter_last = counter.last.unwrap_or(0);
+    let mut sizes = Vec::new();
+    for guest in guests {
+        let c = &guest.counter;
+        summary.counter_restarts += c.jumps + c.reboots + c.disk_jumps;
+        summary.complaints.extend(c.complaints.iter().cloned());
+        for event in &guest.events {
+            if let Some((bytes, mb_s)) = measured(event) {
+                summary.suspends += 1;
+                summary.suspend_mb_s.push(mb_s);
+                sizes.push(bytes);
+            }
+            let resumed = event.state == Some(WorkspaceState::Resuming);
+            summary.resumes += u32::from(resumed);
+        }
+        summary.preempted_to_empty_s = preempted(guest).unwrap_or(summary.preempted_to_empty_s);
+    }
+    for bytes in &sizes {
+        summary
+            .plain_write_mb_s
+            .push(plain_write::rate(&it.place().join("store"), *bytes)?);
+    }
+    summary.suspend_rate_ratio = median(&summary.suspend_mb_s) / median(&summary.plain_write_mb_s);
+    Ok(summary)
+}
+
+/// Bytes and MB/s of a suspend, when the event tells of one.
+fn measured(event: &EventView) -> Option<(u64, f64)> {
+    if event.kind != "suspend_measured" {
+        return None;
+    }
+    let bytes = event.data.get("written")?.as_u64()?;
+    let took_ms = event.data.get("took_ms")?.as_u64()?;
+    Some((bytes, bytes as f64 / 1e3 / took_ms.max(1) as f64))
+}
+
+/// Seconds from the preemption's first signal to the guest's state in the store.
+fn preempted(guest: &Followed) -> Option<f64> {
+    let at = |kind: &str| -> Option<Timestamp> {
+        guest.events.iter().find(|e| e.kind == kind).map(|e| e.at)
+    };
+    let begin = at("guest_suspending")?;
+    let end = at("suspend_measured")?;
+    Some(end.since(begin).as_secs_f64())
+}
+
+fn median(of: &[f64]) -> f64 {
+    let mut sorted = of.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
