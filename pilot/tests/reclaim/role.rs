@@ -11,10 +11,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, raise};
 
 use pilot::exec_guest::Trampoline;
+use pilot::host::processes::{ProcessId, marked};
 use pilot::journal::{Entry, Journal, Marker, What};
 use pilot::warden::Warden;
 
-use crate::node::{claim, pilot_program};
+use crate::node::{claim, eventually, pilot_program};
 
 const PLACE: &str = "WP_TEST_PLACE";
 const PART: &str = "WP_TEST_PART";
@@ -255,7 +256,7 @@ impl Script {
         self.step(());
         // A tool that has no entry of its own.
         let tool = self.journal().tool_marker();
-        self.spawn(&tool, "echo up; exec sleep 600");
+        self.spawn(&tool, "exec sleep 600", 1);
         self.step(());
         // One state that is under construction for ever, one that is committed.
         let states = self.root.join("store/states");
@@ -297,20 +298,22 @@ impl Script {
         self.step(());
     }
 
-    fn spawn(&mut self, marker: &Marker, script: &str) -> u32 {
-        let mut child = Trampoline::of(pilot_program())
+    fn spawn(&mut self, marker: &Marker, script: &str, sleepers: usize) -> u32 {
+        let child = Trampoline::of(pilot_program())
             .command(marker, "sh")
             .args(["-c", script])
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        // It is what it is to become only when it has said so.
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert_eq!(line, "up\n");
+        // Until all are what they are to become, the node still changes.
+        eventually("the processes sleep", || {
+            let all = marked(marker.as_str());
+            let sleeps = |id: &ProcessId| {
+                fs::read_to_string(format!("/proc/{}/comm", id.pid)).is_ok_and(|c| c == "sleep\n")
+            };
+            all.len() == sleepers && all.iter().all(sleeps)
+        });
         let pid = child.id();
         self.children.push(child);
         pid
