@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 use crate::digest::{Algorithm, Digest, Hasher, digest_file};
 use crate::durable::{create_new, sync_dir};
 use crate::error::ImageError;
-use crate::store::Store;
+use crate::store::{Store, TMP};
 
 /// An artefact that is on a disk of this node or site.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,13 +97,19 @@ impl Store {
     }
 
     /// Starts to take an artefact into the store. `what` names it in errors. Without a digest
-    /// it is stored under its BLAKE3.
+    /// it is stored under its BLAKE3. Until it is whole its name begins with `.tmp-`, `owner` and
+    /// a dot, so that a crashed owner's can be told from others'.
     ///
     /// # Errors
     /// The store can't be written.
-    pub fn ingest(&self, what: &str, expected: Option<Digest>) -> Result<Ingest, ImageError> {
+    pub fn ingest(
+        &self,
+        owner: &str,
+        what: &str,
+        expected: Option<Digest>,
+    ) -> Result<Ingest, ImageError> {
         let temp = tempfile::Builder::new()
-            .prefix(".tmp-")
+            .prefix(&format!("{TMP}{owner}."))
             .make_in(self.blobs_dir(), create_new)
             .map_err(|e| ImageError::io("make a file in", self.blobs_dir(), e))?;
         let algorithm = expected

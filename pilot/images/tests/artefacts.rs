@@ -60,7 +60,9 @@ fn an_ingested_artefact_is_found_by_its_digest_ever_after() {
     let (dir, store) = store();
     let sha: Digest = ABC.parse().unwrap();
     assert_eq!(store.blob(&sha), None);
-    let mut ingest = store.ingest("https://x/abc", Some(sha.clone())).unwrap();
+    let mut ingest = store
+        .ingest("wp-1", "https://x/abc", Some(sha.clone()))
+        .unwrap();
     ingest.take(b"a").unwrap();
     ingest.write_all(b"bc").unwrap();
     let staged = ingest.finish().unwrap();
@@ -68,7 +70,7 @@ fn an_ingested_artefact_is_found_by_its_digest_ever_after() {
     let again = Store::open(&dir.path().join("store")).unwrap();
     assert_eq!(again.blob(&sha), Some(staged));
 
-    let mut ingest = store.ingest("https://x/no-digest", None).unwrap();
+    let mut ingest = store.ingest("wp-1", "https://x/no-digest", None).unwrap();
     ingest.take(b"xyz").unwrap();
     let staged = ingest.finish().unwrap();
     assert_eq!(store.blob(staged.digest.as_ref().unwrap()).unwrap(), staged);
@@ -78,12 +80,25 @@ fn an_ingested_artefact_is_found_by_its_digest_ever_after() {
 fn an_artefact_that_is_wrong_or_given_up_leaves_nothing() {
     let (dir, store) = store();
     let sha: Digest = ABC.parse().unwrap();
-    let mut ingest = store.ingest("https://x/abc", Some(sha.clone())).unwrap();
+    let mut ingest = store
+        .ingest("wp-1", "https://x/abc", Some(sha.clone()))
+        .unwrap();
     ingest.take(b"abd").unwrap();
     let e = ingest.finish().unwrap_err();
     assert!(matches!(e, ImageError::Corrupt { .. }), "{e}");
-    let mut ingest = store.ingest("https://x/abc", Some(sha.clone())).unwrap();
+    let mut ingest = store
+        .ingest("wp-1", "https://x/abc", Some(sha.clone()))
+        .unwrap();
     ingest.take(b"ab").unwrap();
+    let name = fs::read_dir(dir.path().join("store/blobs"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    assert!(
+        name.file_name().to_string_lossy().starts_with(".tmp-wp-1."),
+        "{name:?}"
+    );
     drop(ingest);
     assert_eq!(store.blob(&sha), None);
     assert_eq!(

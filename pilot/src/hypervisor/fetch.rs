@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use image_store::{Digest, Staged, Store};
+use image_store::{Digest, ImageError, Ingest, Staged, Store};
 use tokio::sync::{OnceCell, mpsc};
 use tokio::time::timeout;
 
@@ -18,10 +18,12 @@ const STALL: Duration = Duration::from_secs(30);
 pub(super) struct Fetcher(OnceCell<reqwest::Client>);
 
 impl Fetcher {
-    /// Downloads `url` into the store, where it is verified.
+    /// Downloads `url` into the store, where it is verified. `owner` is the slot's name: reclaim
+    /// finds by it what a dead pilot left half written.
     pub(super) async fn fetch(
         &self,
         store: &Store,
+        owner: &str,
         url: &str,
         digest: Option<Digest>,
     ) -> Result<Staged, StageError> {
@@ -52,8 +54,11 @@ impl Fetcher {
         // The disk must not hold up the pilot's own clockwork: a thread writes, a short queue
         // between makes the slower of the two wait.
         let (send, receive) = mpsc::channel::<Bytes>(16);
-        let (store, what) = (store.clone(), url.to_owned());
-        let writing = offload("fetch", move || write(&store, &what, digest, receive));
+        let (store, owner, what) = (store.clone(), owner.to_owned(), url.to_owned());
+        let writing = offload("fetch", move || {
+            let ingest = store.ingest(&owner, &what, digest);
+            write(ingest, receive)
+        });
         let reading = async move {
             while let Some(chunk) = answer.chunk().await? {
                 if send.send(chunk).await.is_err() {
@@ -78,12 +83,10 @@ impl Fetcher {
 
 /// None when the queue ended before the artefact did.
 fn write(
-    store: &Store,
-    what: &str,
-    digest: Option<Digest>,
+    ingest: Result<Ingest, ImageError>,
     mut queue: mpsc::Receiver<Bytes>,
-) -> Option<Result<Staged, image_store::ImageError>> {
-    let mut ingest = match store.ingest(what, digest) {
+) -> Option<Result<Staged, ImageError>> {
+    let mut ingest = match ingest {
         Ok(ingest) => ingest,
         Err(e) => return Some(Err(e)),
     };

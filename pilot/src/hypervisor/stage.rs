@@ -62,6 +62,14 @@ pub(super) struct Frozen {
     pub known: Option<FileEntry>,
 }
 
+/// Where artefacts come from.
+struct Source<'a> {
+    store: &'a Store,
+    fetcher: &'a Fetcher,
+    /// The slot's name.
+    owner: &'a str,
+}
+
 /// Stages a guest for a driver that runs `platform` and gives a guest of this request `devices`.
 pub(super) async fn stage(
     request: StageRequest,
@@ -74,6 +82,13 @@ pub(super) async fn stage(
         .guest
         .state_id()
         .map_err(|e| StageError::Node(format!("a state of this guest can't be named: {e}")))?;
+    let marker = request.marker.as_str();
+    let owner = marker.rsplit_once('.').map_or(marker, |(slot, _)| slot);
+    let source = Source {
+        store,
+        fetcher,
+        owner,
+    };
     let dir = request.dir.clone();
     DirBuilder::new()
         .recursive(true)
@@ -88,15 +103,15 @@ pub(super) async fn stage(
     let (mut kernel, mut initrd) = (None, None);
     if state.is_none() {
         let image = &request.spec.image;
-        kernel = path_of(artefact(store, fetcher, image.kernel.as_ref()).await?);
-        initrd = path_of(artefact(store, fetcher, image.initrd.as_ref()).await?);
+        kernel = path_of(artefact(&source, image.kernel.as_ref()).await?);
+        initrd = path_of(artefact(&source, image.initrd.as_ref()).await?);
     }
     let mut disks = Vec::new();
     for (n, disk) in request.spec.image.disks.iter().enumerate() {
         let entry = state.as_ref().map(|s| s.manifest().disks[n].clone());
         let base = match &disk.base {
             None => None,
-            Some(a) => Some(stage_base(store, fetcher, a, disk.format, entry.as_ref()).await?),
+            Some(a) => Some(stage_base(&source, a, disk.format, entry.as_ref()).await?),
         };
         let (disk, state, dir) = (disk.clone(), state.clone(), dir.clone());
         let laid = offload("stage-disk", move || {
@@ -184,13 +199,12 @@ fn misfit(
 }
 
 async fn artefact(
-    store: &Store,
-    fetcher: &Fetcher,
+    source: &Source<'_>,
     artefact: Option<&Artefact>,
 ) -> Result<Option<Staged>, StageError> {
     let Some(a) = artefact else { return Ok(None) };
     let digest = parse_digest(&a.url, a.digest.as_deref())?;
-    bring(store, fetcher, &a.url, digest).await.map(Some)
+    bring(source, &a.url, digest).await.map(Some)
 }
 
 fn parse_digest(url: &str, digest: Option<&str>) -> Result<Option<Digest>, StageError> {
@@ -203,18 +217,22 @@ fn parse_digest(url: &str, digest: Option<&str>) -> Result<Option<Digest>, Stage
 }
 
 async fn bring(
-    store: &Store,
-    fetcher: &Fetcher,
+    source: &Source<'_>,
     url: &str,
     digest: Option<Digest>,
 ) -> Result<Staged, StageError> {
-    if let Some(staged) = digest.as_ref().and_then(|d| store.blob(d)) {
+    if let Some(staged) = digest.as_ref().and_then(|d| source.store.blob(d)) {
         return Ok(staged);
     }
     if !url.starts_with('/') {
-        return fetcher.fetch(store, url, digest).await;
+        let Source {
+            store,
+            fetcher,
+            owner,
+        } = source;
+        return fetcher.fetch(store, owner, url, digest).await;
     }
-    let (store, path) = (store.clone(), PathBuf::from(url));
+    let (store, path) = (source.store.clone(), PathBuf::from(url));
     let staged = offload("verify-image", move || {
         store.stage_file(&path, digest.as_ref())
     })
@@ -226,8 +244,7 @@ async fn bring(
 /// Brings a disk's base: the one that the request names, and in a resume exactly the one that
 /// the state was made on.
 async fn stage_base(
-    store: &Store,
-    fetcher: &Fetcher,
+    source: &Source<'_>,
     a: &Artefact,
     format: DiskFormat,
     entry: Option<&DiskEntry>,
@@ -237,7 +254,7 @@ async fn stage_base(
         Some(pin) => Some(pin),
         None => a.digest.as_deref(),
     };
-    let staged = match bring(store, fetcher, &a.url, parse_digest(&a.url, digest)?).await {
+    let staged = match bring(source, &a.url, parse_digest(&a.url, digest)?).await {
         Err(StageError::ImageCorrupt(text)) if pinned.is_some() => {
             return Err(StageError::StateCorrupt(format!(
                 "the state's base has changed: {text}"
