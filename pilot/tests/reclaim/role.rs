@@ -247,10 +247,7 @@ impl Script {
         let entry = self.intend(What::Process {
             program: "sh".to_owned(),
         });
-        self.guest = self.spawn(
-            &entry.marker(),
-            "setsid sleep 600 & echo up; exec sleep 600",
-        );
+        self.guest = self.spawn(&entry.marker(), "setsid sleep 600 & exec sleep 600", 2);
         self.step(());
         entry.made(self.guest).unwrap();
         self.step(());
