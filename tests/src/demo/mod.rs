@@ -13,7 +13,6 @@ use anyhow::{Context, Result};
 use pilot_submit::client::PageRequest;
 use protocol::api::EventView;
 use protocol::ids::WorkspaceId;
-use protocol::time::Timestamp;
 use protocol::workspace::WorkspaceState;
 
 pub use self::summary::{SlotSummary, Summary};
@@ -107,6 +106,7 @@ async fn preemption(
         "5s",
     ];
     let said = it.lrm_command(&wanted).await?;
+    let told = watch.now();
     watch.say(
         "site",
         &format!(
@@ -115,6 +115,9 @@ async fn preemption(
         ),
     );
     watch
+        .until_the_pilot_is_gone(it, told, &mut followed)
+        .await?;
+    watch
         .follow(it, &id, &mut followed, |_, state| state.is_final())
         .await?;
     watch.until_pilots_are_gone(it).await?;
@@ -122,9 +125,14 @@ async fn preemption(
 }
 
 async fn sum_up(it: &Installation, guests: &[&Followed]) -> Result<Summary> {
+    // A pilot ends a moment after its last word to the broker.
+    let leftovers = it
+        .is_clean()
+        .await
+        .map_or_else(|_| it.leftovers(), |()| Vec::new());
     let mut summary = Summary {
         notice_s: f64::from(NOTICE_S),
-        leftovers: it.leftovers(),
+        leftovers,
         ..Summary::default()
     };
     let slots = it
@@ -153,7 +161,7 @@ async fn sum_up(it: &Installation, guests: &[&Followed]) -> Result<Summary> {
             let resumed = event.state == Some(WorkspaceState::Resuming);
             summary.resumes += u32::from(resumed);
         }
-        summary.preempted_to_empty_s = preempted(guest).unwrap_or(summary.preempted_to_empty_s);
+        summary.preempted_to_empty_s += guest.preempted_to_empty.as_secs_f64();
     }
     for bytes in &sizes {
         summary
@@ -172,16 +180,6 @@ fn measured(event: &EventView) -> Option<(u64, f64)> {
     let bytes = event.data.get("written")?.as_u64()?;
     let took_ms = event.data.get("took_ms")?.as_u64()?;
     Some((bytes, bytes as f64 / 1e3 / took_ms.max(1) as f64))
-}
-
-/// Seconds from the preemption's first signal to the guest's state in the store.
-fn preempted(guest: &Followed) -> Option<f64> {
-    let at = |kind: &str| -> Option<Timestamp> {
-        guest.events.iter().find(|e| e.kind == kind).map(|e| e.at)
-    };
-    let begin = at("guest_suspending")?;
-    let end = at("suspend_measured")?;
-    Some(end.since(begin).as_secs_f64())
 }
 
 fn median(of: &[f64]) -> f64 {

@@ -1,18 +1,22 @@
 //! Tells on the terminal what happens, as it happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use pilot_submit::client::PageRequest;
 use protocol::api::{EventView, PilotState};
 use protocol::ids::{EventSeq, SubmitKey, WorkspaceId};
+use protocol::time::Span;
 use protocol::workspace::WorkspaceState;
 
+use crate::harness::wait::until;
 use crate::harness::{CounterLog, Installation};
 
 /// No part of the demo takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// What is said to be near.
+const DEADLINE_NEAR: Span = Span::from_secs(12);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -21,6 +25,7 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Watch {
     begin: Instant,
     pilots: BTreeMap<SubmitKey, PilotState>,
+    near: BTreeSet<SubmitKey>,
 }
 
 /// One workspace that is watched.
@@ -33,6 +38,8 @@ pub struct Followed {
     console: Vec<u8>,
     offset: u64,
     resumed: bool,
+    /// From a preemption to a node without a pilot or hypervisor.
+    pub preempted_to_empty: Duration,
 }
 
 impl Watch {
@@ -45,7 +52,37 @@ impl Watch {
         Self {
             begin: Instant::now(),
             pilots: BTreeMap::new(),
+            near: BTreeSet::new(),
         }
+    }
+
+    /// Time since the beginning.
+    pub fn now(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    /// Waits until no pilot and no hypervisor runs any more, and notes how long that took.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub async fn until_the_pilot_is_gone(
+        &self,
+        it: &Installation,
+        since: Duration,
+        followed: &mut Followed,
+    ) -> Result<()> {
+        until("the preempted pilot to be gone", PATIENCE, async || {
+            let gone = it.pilots().is_empty() && it.hypervisors().is_empty();
+            Ok(gone.then_some(()))
+        })
+        .await?;
+        followed.preempted_to_empty = self.now().saturating_sub(since);
+        let took = followed.preempted_to_empty.as_secs_f64();
+        self.say(
+            "slot",
+            &format!("the node is empty {took:.1}s after the preemption"),
+        );
+        Ok(())
     }
 
     /// Prints a line with the time since the beginning.
@@ -70,9 +107,9 @@ impl Watch {
         let until = self.begin.elapsed() + PATIENCE;
         loop {
             let state = it.show(id).await?.state;
-            self.look_at_pilots(it).await?;
-            self.look_at_events(it, id, followed).await?;
             self.look_at_console(it, id, followed).await?;
+            self.look_at_events(it, id, followed).await?;
+            self.look_at_pilots(it).await?;
             if enough(followed, state) {
                 return Ok(state);
             }
@@ -109,6 +146,7 @@ impl Watch {
     }
 
     async fn look_at_pilots(&mut self, it: &Installation) -> Result<()> {
+        self.look_at_slots(it).await?;
         let page = it
             .admin
             .pilots(None, &PageRequest::default())
@@ -138,6 +176,19 @@ impl Watch {
         Ok(())
     }
 
+    async fn look_at_slots(&mut self, it: &Installation) -> Result<()> {
+        let page = it.admin.slots(None, &PageRequest::default()).await;
+        for slot in page.context("failed to list slots")?.items {
+            let left = slot.status.end.since(slot.heard);
+            let near = slot.state == PilotState::Active && left < DEADLINE_NEAR;
+            if near && self.near.insert(slot.submit_key.clone()) {
+                let key = &slot.submit_key;
+                self.say("slot", &format!("the end of {key} comes near: {left} left"));
+            }
+        }
+        Ok(())
+    }
+
     async fn look_at_events(
         &self,
         it: &Installation,
@@ -151,7 +202,14 @@ impl Watch {
                 return Ok(());
             }
             for event in page.items {
-                self.say("guest", &event.text);
+                // A pilot's word and the transition that follows from it read the same.
+                if followed
+                    .events
+                    .last()
+                    .is_none_or(|before| before.text != event.text)
+                {
+                    self.say("guest", &event.text);
+                }
                 followed.resumed |= event.state == Some(WorkspaceState::Resuming);
                 followed.events.push(event);
             }
