@@ -76,7 +76,7 @@ impl Broker {
     pub fn explain_site(&self, now: Timestamp, name: &SiteName) -> Option<Explanation> {
         let site = self.site_config(name)?;
         let known = self.tables.site(name);
-        let counts = self.counts(now, name);
+        let counts = self.counts(now, site);
         let mut sentences = vec![match self.held_back(now, site) {
             Some(why) => format!("no pilot submitted: {}", why.words(now)),
             None => "pilots are being submitted for the requests that wait".to_owned(),

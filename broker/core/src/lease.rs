@@ -178,12 +178,13 @@ impl Broker {
     /// A slot that was over before its guest got anything was promised too long: longer ones are
     /// asked for from now on, so that nobody starts and stops for ever.
     fn learn_from_stay(&mut self, lease: &LeaseRecord, outcome: &EndOutcome, run: Span) {
-        let ran_out = (outcome.reason()).is_some_and(|r| r.code == ReasonCode::SlotEnding);
+        let ran_out = (outcome.reason())
+            .is_some_and(|r| matches!(r.code, ReasonCode::SlotEnding | ReasonCode::SlotTooSmall));
         let Some(site) = self.tables.pilots.get(&lease.slot).map(|p| p.site.clone()) else {
             return;
         };
         let overhead = self.site_config(&site).map_or(Span::ZERO, |s| s.overhead);
-        if ran_out && run <= lease.run_before && lease.phase.is_some() {
+        if ran_out && run <= lease.run_before {
             self.tables.edit_site(&site, |s| {
                 let more = Span::from_millis(s.slot_cost.as_millis() / 2);
                 s.slot_cost = s.slot_cost + more + overhead;

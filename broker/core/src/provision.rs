@@ -6,7 +6,7 @@
 
 use protocol::api::PilotState;
 use protocol::codes::{Reason, ReasonCode};
-use protocol::ids::{SiteName, SubmitKey};
+use protocol::ids::SubmitKey;
 use protocol::resources::Resources;
 use protocol::time::{Span, Timestamp};
 
@@ -53,7 +53,12 @@ pub(crate) struct Counts {
     pub(crate) coming: u32,
     /// Registered, without a lease, and able to take something.
     pub(crate) idle: u32,
+    /// What those two can serve, in slots of the longest walltime.
+    supply: f64,
 }
+
+/// So much of a slot is not worth a pilot of its own while others are coming.
+const LITTLE: f64 = 0.1;
 
 /// Waiting requests of one class that no pilot is there or coming for.
 struct Need {
@@ -89,6 +94,16 @@ pub(crate) fn worth(site: &SiteConfig, thrash_factor: u32) -> Span {
 }
 
 impl Ground<'_> {
+    /// What a stay of `time` is, in slots of the longest walltime.
+    fn share(&self, time: Span) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
+        let (time, whole) = (
+            time.as_millis() as f64,
+            self.usable.as_millis().max(1) as f64,
+        );
+        (time / whole).clamp(0.0, 1.0)
+    }
+
     /// True when a slot of this site has the room, and the time that makes a stay useful.
     pub(crate) fn fits(&self, class: &ClassKey, longest: Span) -> bool {
         let least = if class.unbroken {
@@ -111,15 +126,11 @@ impl Need {
         #[expect(clippy::cast_precision_loss, reason = "small numbers and milliseconds")]
         let (each, usable) = (
             per_slot(&ground.site.slot, &self.class.resources()).clamp(1, 1 << 20) as f64,
-            ground.usable.as_millis() as f64,
+            ground.usable.as_millis().max(1) as f64,
         );
         let side_by_side = self.count / each;
         let minutes = self.total_ms / (each * usable);
-        Some(if self.class.unbroken {
-            side_by_side
-        } else {
-            side_by_side.min(minutes)
-        })
+        Some(side_by_side.min(minutes))
     }
 }
 
@@ -182,53 +193,67 @@ impl Broker {
             .collect()
     }
 
-    pub(crate) fn counts(&self, now: Timestamp, site: &SiteName) -> Counts {
+    pub(crate) fn counts(&self, now: Timestamp, site: &SiteConfig) -> Counts {
+        let ground = self.ground(site);
         let mut c = Counts::default();
-        for p in self.tables.live(site) {
-            let wanted = u32::from(p.cancel == CancelProgress::No);
-            match p.state {
+        for p in self.tables.live(&site.name) {
+            let waits = match p.state {
                 PilotState::Submitting | PilotState::Queued if !p.by_hand => {
                     c.queued += 1;
-                    c.coming += wanted;
+                    true
                 }
                 PilotState::Started if !p.by_hand => {
                     c.running += 1;
-                    c.coming += wanted;
+                    true
                 }
-                PilotState::Submitting | PilotState::Queued | PilotState::Started => {}
-                PilotState::Active => {
+                PilotState::Submitting | PilotState::Queued | PilotState::Started => false,
+                PilotState::Active | PilotState::Lost | PilotState::Ended => {
                     c.running += u32::from(!p.by_hand);
-                    c.idle += u32::from(self.is_idle(now, p));
+                    false
                 }
-                PilotState::Lost | PilotState::Ended => c.running += u32::from(!p.by_hand),
+            };
+            if waits && p.cancel == CancelProgress::No {
+                c.coming += 1;
+                c.supply += ground.share(p.walltime.minus(ground.cost));
+            } else if let Some(time) = self.idle_time(now, p, &ground) {
+                c.idle += 1;
+                c.supply += ground.share(time);
             }
         }
         c
     }
 
-    /// True for a pilot that has nothing and could take something, or has not yet said what.
-    fn is_idle(&self, now: Timestamp, p: &PilotRecord) -> bool {
-        if self.tables.leases_of(&p.key).next().is_some() {
-            return false;
+    /// Guest time of a pilot that has no lease and could take something, or has not yet said
+    /// what.
+    fn idle_time(&self, now: Timestamp, p: &PilotRecord, ground: &Ground<'_>) -> Option<Span> {
+        let slot = p.slot.as_ref()?;
+        if p.state != PilotState::Active || self.tables.leases_of(&p.key).next().is_some() {
+            return None;
         }
-        let fresh = p.slot.as_ref().is_some_and(|s| s.number == 0);
-        (fresh && self.leave(p).is_none())
-            || (self.offer(now, p)).is_some_and(|o| self.pick(now, &o).is_some())
+        if slot.number == 0 && self.leave(p).is_none() {
+            return Some(slot.facts.end.since(now).minus(ground.cost));
+        }
+        let offer = self.offer(now, p)?;
+        self.pick(now, &offer).map(|_| offer.useful)
     }
 
-    /// What is needed beyond the pilots that are there or coming; and per site how many of those
-    /// are too many.
-    fn unserved(&self, now: Timestamp) -> (Vec<Need>, Vec<(SiteName, u32)>) {
+    /// What is needed beyond the pilots that are there or coming; and per site how much of those
+    /// is too much, in slots.
+    fn unserved(&self, now: Timestamp) -> (Vec<Need>, Vec<f64>) {
         let mut needs = self.needs();
         let mut surplus = Vec::new();
         for site in &self.config().sites {
-            let c = self.counts(now, &site.name);
-            let supply = c.idle + c.coming;
-            let want = whole(wanted(&needs, &self.ground(site)));
-            surplus.push((site.name.clone(), supply.saturating_sub(want).min(c.coming)));
-            serve(&mut needs, &self.ground(site), f64::from(supply));
+            let (c, ground) = (self.counts(now, site), self.ground(site));
+            surplus.push(c.supply - wanted(&needs, &ground));
+            serve(&mut needs, &ground, c.supply);
         }
         (needs, surplus)
+    }
+
+    /// How many more pilots these needs are worth at a site.
+    fn more(&self, needs: &[Need], site: &SiteConfig, c: Counts) -> u32 {
+        let slots = wanted(needs, &self.ground(site));
+        whole(if c.coming > 0 { slots - LITTLE } else { slots })
     }
 
     /// Why a site gets no pilots, whatever the demand.
@@ -281,19 +306,19 @@ impl Broker {
             let waiting = all.len();
             return Some(HeldBack::NoDemand { waiting });
         }
-        let c = self.counts(now, &site.name);
+        let c = self.counts(now, site);
         let (mut needs, _) = self.unserved(now);
         for earlier in &self.config().sites {
             if earlier.name == site.name {
                 break;
             }
             if self.barred(now, earlier).is_none()
-                && let Ok(room) = Self::room(self.counts(now, &earlier.name), earlier)
+                && let Ok(room) = Self::room(self.counts(now, earlier), earlier)
             {
                 serve(&mut needs, &self.ground(earlier), f64::from(room));
             }
         }
-        if whole(wanted(&needs, &self.ground(site))) == 0 {
+        if self.more(&needs, site, c) == 0 {
             return Some(HeldBack::Enough {
                 coming: c.coming + c.idle,
             });
@@ -315,11 +340,12 @@ impl Broker {
         }
         let (mut needs, _) = self.unserved(now);
         for site in &sites {
-            let want = whole(wanted(&needs, &self.ground(site)));
+            let c = self.counts(now, site);
+            let want = self.more(&needs, site, c);
             if want == 0 || self.barred(now, site).is_some() {
                 continue;
             }
-            let Ok(room) = Self::room(self.counts(now, &site.name), site) else {
+            let Ok(room) = Self::room(c, site) else {
                 continue;
             };
             let pilots = want.min(room);
@@ -411,14 +437,19 @@ impl Broker {
     pub(crate) fn withdraw_surplus(&mut self, now: Timestamp) {
         let after = self.config().provision.surplus_after;
         let (_, surplus) = self.unserved(now);
-        for (site, n) in surplus {
-            let keys: Vec<_> = (self.tables.live(&site).rev())
+        let sites = self.config().sites.clone();
+        for (site, mut surplus) in sites.iter().zip(surplus) {
+            let ground = self.ground(site);
+            let waiting: Vec<_> = (self.tables.live(&site.name).rev())
                 .filter(|p| p.state == PilotState::Queued && p.cancel == CancelProgress::No)
                 .filter(|p| !p.by_hand && p.slot.is_none() && now.since(p.created) >= after)
-                .take(usize::try_from(n).unwrap_or(usize::MAX))
-                .map(|p| p.key.clone())
+                .map(|p| (p.key.clone(), ground.share(p.walltime.minus(ground.cost))))
                 .collect();
-            for key in keys {
+            for (key, share) in waiting {
+                if surplus + 1e-6 < share {
+                    continue;
+                }
+                surplus -= share;
                 let text = "withdrawn: there is less work than pilots";
                 let reason = Reason::new(ReasonCode::Surplus, text);
                 self.note_pilot(now, &key, "withdrawn", text.to_owned());

@@ -133,7 +133,7 @@ impl Broker {
 
     fn site_view(&self, now: Timestamp, site: &SiteConfig) -> SiteView {
         let known = self.tables.site(&site.name);
-        let counts = self.counts(now, &site.name);
+        let counts = self.counts(now, site);
         SiteView {
             name: site.name.clone(),
             lrm: site.lrm.clone().unwrap_or_else(|| "none".to_owned()),

@@ -10,10 +10,10 @@ use broker_core::{Effect, Event, Reply, SyncDecision};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use protocol::codes::{Reason, ReasonCode};
-use protocol::ids::WorkspaceId;
+use protocol::ids::{PilotBoot, WorkspaceId};
 use protocol::lease::{EndOutcome, LeasePhase};
 use protocol::lrm::{CancelAnswer, JobEnd, JobState, Observation, SubmitAnswer};
-use protocol::messages::SyncRequest;
+use protocol::messages::{SyncReply, SyncRequest};
 use protocol::time::Span;
 use protocol::workspace::OnEviction;
 use world::{World, admin, config, room, site, site_config, spec};
@@ -84,7 +84,8 @@ struct Run {
     needed: BTreeMap<WorkspaceId, Span>,
     requests: Vec<SyncRequest>,
     old: Vec<SyncRequest>,
-    answers: Vec<protocol::messages::SyncReply>,
+    /// Answers on their way, with the pilot process that they go to.
+    answers: Vec<(PilotBoot, SyncReply)>,
 }
 
 fn site_name(first: bool) -> &'static str {
@@ -100,8 +101,11 @@ impl Run {
         let mut config = config(sites);
         config.lease_ttl = Span::from_mins(5);
         config.hold = Span::from_secs(60);
+        let mut world = World::new(config);
+        // More than is configured, and less than what the calm rounds below cost: it is learned.
+        world.cost = Span::from_mins(5);
         Self {
-            world: World::new(config),
+            world,
             needed: BTreeMap::new(),
             requests: Vec::new(),
             old: Vec::new(),
@@ -117,9 +121,9 @@ impl Run {
         (!all.is_empty()).then(|| all[i.index(all.len())])
     }
 
-    fn take_reply(&mut self, reply: Reply) {
+    fn take_reply(&mut self, to: PilotBoot, reply: Reply) {
         if let Reply::Sync(SyncDecision::Answer(reply)) = reply {
-            self.answers.push(*reply);
+            self.answers.push((to, *reply));
         }
     }
 
@@ -269,15 +273,17 @@ impl Run {
                     let at = i.index(self.requests.len());
                     let request = self.requests.remove(at);
                     self.old.push(request.clone());
+                    let boot = request.boot.clone();
                     let reply = self.world.deliver(request);
-                    self.take_reply(reply);
+                    self.take_reply(boot, reply);
                 }
             }
             Act::Repeat(ref i) => {
                 if !self.old.is_empty() {
                     let request = self.old[i.index(self.old.len())].clone();
+                    let boot = request.boot.clone();
                     let reply = self.world.deliver(request);
-                    self.take_reply(reply);
+                    self.take_reply(boot, reply);
                 }
             }
             Act::Poll(ref i) => {
@@ -296,16 +302,18 @@ impl Run {
                         .iter()
                         .any(|r| r.boot == p.boot && r.number == p.number && r.submit_key == p.key);
                     if arrived {
+                        let boot = p.boot.clone();
                         let reply = self.world.step(event);
-                        self.take_reply(reply);
+                        self.take_reply(boot, reply);
                     }
                 }
             }
             Act::GetAnswer(ref i) => {
                 if !self.answers.is_empty() {
                     let at = i.index(self.answers.len());
-                    let answer = self.answers.remove(at);
-                    self.hand_over(&answer);
+                    let (boot, answer) = self.answers.remove(at);
+                    let to = self.world.pilots.iter().position(|p| p.boot == boot);
+                    self.world.answered(to.unwrap(), &answer);
                     self.world.nothing_runs_twice();
                 }
             }
@@ -360,33 +368,6 @@ impl Run {
             .map(|(n, _)| n)
             .collect();
         (!all.is_empty()).then(|| all[i.index(all.len())])
-    }
-
-    /// An answer has no sender in it; a pilot takes what answers its own last request.
-    fn hand_over(&mut self, answer: &protocol::messages::SyncReply) {
-        let pilots = 0..self.world.pilots.len();
-        for p in pilots {
-            let mine = (self.world.pilots[p].guests.keys())
-                .chain(answer.leases.iter().map(|l| &l.workspace))
-                .all(|id| {
-                    let lease = answer.leases.iter().find(|l| l.workspace == *id);
-                    lease.is_none_or(|l| self.belongs(p, id, l.generation))
-                });
-            if mine && self.world.pilots[p].sent.is_some() && !answer.leases.is_empty() {
-                self.world.answered(p, answer);
-                return;
-            }
-        }
-    }
-
-    fn belongs(
-        &self,
-        pilot: usize,
-        id: &WorkspaceId,
-        generation: protocol::ids::Generation,
-    ) -> bool {
-        let key = &self.world.pilots[pilot].key;
-        self.world.broker.had_lease(key, id, generation)
     }
 
     fn outcome(&mut self, pilot: usize, how: u8) {

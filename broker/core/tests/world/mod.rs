@@ -3,7 +3,6 @@
 //!
 //! The pilots here do what `protocol::messages` says, and no more: a guest is given up when the
 //! pilot's own count of its lease runs out.
-#![expect(dead_code, reason = "each test file uses its own part of the world")]
 #![expect(
     clippy::needless_pass_by_value,
     reason = "events and orders are made where they are handed over"
@@ -78,7 +77,10 @@ pub fn site_config(name: &str, slot: Resources) -> SiteConfig {
     SiteConfig {
         name: site(name),
         lrm: Some("sim".into()),
-        slot,
+        slot: Resources {
+            disk_mib: 65_536,
+            ..slot
+        },
         walltime_min: Span::from_mins(5),
         walltime_max: Span::from_mins(60),
         notice: Span::from_secs(30),
@@ -201,6 +203,8 @@ pub struct World {
     pub twin: bool,
     /// Check everything after each step; else only what is cheap.
     pub strict: bool,
+    /// What new pilots say that guests can't use of their time.
+    pub cost: Span,
 }
 
 impl World {
@@ -226,6 +230,7 @@ impl World {
             job_ids: 0,
             twin: true,
             strict: true,
+            cost: Span::from_secs(90),
         }
     }
 
@@ -490,7 +495,7 @@ impl World {
             failed_sync: false,
             guests: BTreeMap::new(),
             discarded: Vec::new(),
-            cost: Span::from_mins(5),
+            cost: self.cost,
         });
         self.pilots.len() - 1
     }
