@@ -12,11 +12,10 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use broker_core::Event;
+use broker_core::{Event, Reply, SyncDecision};
 use protocol::time::Span;
 use world::{World, config, room, site_config, spec};
 
-const PILOTS: usize = 1000;
 const REQUESTS: usize = 10_000;
 
 fn report(what: &str, mut times: Vec<Duration>) {
@@ -38,6 +37,25 @@ fn timed<T>(times: &mut Vec<Duration>, work: impl FnOnce() -> T) -> T {
     out
 }
 
+/// A sync, of which only the broker's step is timed.
+fn timed_sync(w: &mut World, p: usize, times: &mut Vec<Duration>) {
+    w.pilots[p].sent = None;
+    let event = Event::Sync {
+        request: Box::new(w.request(p)),
+        received: w.now,
+    };
+    let step = timed(times, || w.broker.step(w.now, event));
+    if let Reply::Sync(SyncDecision::Answer(reply)) = step.reply {
+        w.answered(p, &reply);
+    }
+}
+
+/// An event, of which only the broker's step is timed.
+fn timed_step(w: &mut World, event: Event, times: &mut Vec<Duration>) {
+    let step = timed(times, || w.broker.step(w.now, event));
+    assert!(!matches!(step.reply, Reply::Refused(_)));
+}
+
 fn main() {
     let mut site = site_config("A", room(4, 8192));
     (site.max_queued, site.max_running) = (1000, 1000);
@@ -49,49 +67,63 @@ fn main() {
     for n in 0..REQUESTS {
         let owner = format!("owner-{}", n % 40);
         let spec = spec(2048 + (n as u64 % 16), Span::from_mins(50));
-        timed(&mut times, || w.submit(&owner, spec));
+        let event = Event::Submit {
+            id: world::ws(n),
+            owner: world::user(&owner),
+            key: None,
+            spec: Box::new(spec),
+        };
+        timed_step(&mut w, event, &mut times);
     }
     report("submit", times);
 
     w.pass_ticking(Span::from_secs(10));
     w.honest_submits();
     let mut times = Vec::new();
-    for job in 0..PILOTS {
+    for job in 0..w.jobs.len() {
         let p = w.start_job(job);
         w.register(p);
-        timed(&mut times, || w.sync(p));
+        timed_sync(&mut w, p, &mut times);
     }
     report("first sync, gets leases", times);
 
     // Ten thousand wait again, all slots are full.
     for n in 0..REQUESTS {
         let owner = format!("owner-{}", n % 40);
-        w.submit(&owner, spec(2048 + (n as u64 % 16), Span::from_mins(50)));
+        let event = Event::Submit {
+            id: world::ws(REQUESTS + n),
+            owner: world::user(&owner),
+            key: None,
+            spec: Box::new(spec(2048 + (n as u64 % 16), Span::from_mins(50))),
+        };
+        timed_step(&mut w, event, &mut Vec::new());
     }
     for _ in 0..3 {
-        for p in 0..PILOTS {
+        for p in 0..w.pilots.len() {
             w.progress(p, &Default::default());
-            w.pilots[p].sent = None;
-            w.sync(p);
+            timed_sync(&mut w, p, &mut Vec::new());
         }
     }
     let mut times = Vec::new();
-    for p in 0..PILOTS {
-        w.pilots[p].sent = None;
-        timed(&mut times, || w.sync(p));
+    for p in 0..w.pilots.len() {
+        timed_sync(&mut w, p, &mut times);
     }
     report("sync of a full slot, nothing to say", times);
 
     let mut times = Vec::new();
     for _ in 0..20 {
         w.pass(Span::from_secs(2));
-        timed(&mut times, || w.step(Event::Tick));
+        timed_step(&mut w, Event::Tick, &mut times);
     }
     report("tick", times);
 
     let mut times = Vec::new();
     for _ in 0..5 {
-        timed(&mut times, || w.observe("A"));
+        let event = Event::LrmObserved {
+            site: world::site("A"),
+            observation: w.listing(&world::site("A")),
+        };
+        timed_step(&mut w, event, &mut times);
     }
     report("listing of all pilot jobs", times);
 }

@@ -183,11 +183,12 @@ impl Broker {
         let Some(site) = self.tables.pilots.get(&lease.slot).map(|p| p.site.clone()) else {
             return;
         };
-        let overhead = self.site_config(&site).map_or(Span::ZERO, |s| s.overhead);
+        let (overhead, longest) = (self.site_config(&site))
+            .map_or((Span::ZERO, Span::ZERO), |s| (s.overhead, s.walltime_max));
         if ran_out && run <= lease.run_before {
             self.tables.edit_site(&site, |s| {
                 let more = Span::from_millis(s.slot_cost.as_millis() / 2);
-                s.slot_cost = s.slot_cost + more + overhead;
+                s.slot_cost = (s.slot_cost + more + overhead).min(longest);
             });
         }
     }

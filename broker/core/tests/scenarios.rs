@@ -100,7 +100,7 @@ fn a_guest_outlives_its_slot() {
     assert_eq!(w.reason(&id), ReasonCode::GuestPoweredOff);
     let reply = sync_now(&mut w, second);
     let old = StateId::new(&format!("{id}.g1")).unwrap();
-    assert!(!w.states.contains_key(&old) || reply.discard == [old.clone()]);
+    assert!(!w.states.contains_key(&old) || reply.discard == [old]);
     sync_now(&mut w, second);
     assert!(
         w.store.discards.is_empty(),
