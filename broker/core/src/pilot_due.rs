@@ -7,13 +7,17 @@ use protocol::time::{Span, Timestamp};
 
 use crate::BrokerConfig;
 use crate::effect::Effect;
-use crate::pilot_job::latest_end;
+use crate::pilot_job::{latest_end, looking_up};
 use crate::records::{CancelProgress, PilotRecord, SubmitProgress};
 use crate::state::Broker;
 use crate::words::hour;
 
 /// A pilot that was announced by hand and never came is forgotten after so long.
 const HAND_LIMIT: Span = Span::from_mins(7 * 24 * 60);
+
+/// A submit whose outcome was not told after so long is looked up: the LRM adapter gave up long
+/// before, or nobody carried the submit out.
+const ASK_LIMIT: Span = Span::from_mins(5);
 
 /// When time alone changes this pilot job next.
 pub(crate) fn due(config: &BrokerConfig, p: &PilotRecord) -> Option<Timestamp> {
@@ -31,6 +35,7 @@ pub(crate) fn due(config: &BrokerConfig, p: &PilotRecord) -> Option<Timestamp> {
 fn look_up_due(p: &PilotRecord) -> Option<Timestamp> {
     match (&p.submit, p.state) {
         (SubmitProgress::LookingUp { next, .. }, PilotState::Submitting) => Some(*next),
+        (SubmitProgress::Asked, PilotState::Submitting) => Some(p.created + ASK_LIMIT),
         (SubmitProgress::LookingUp { .. } | SubmitProgress::Asked | SubmitProgress::Known, _) => {
             None
         }
@@ -115,6 +120,9 @@ impl Broker {
         let later = |tries: u32| now + Span::from_millis(every.as_millis().max(1) << tries.min(4));
         if look_up {
             self.tables.edit_pilot(key, |p| {
+                if p.submit == SubmitProgress::Asked {
+                    p.submit = looking_up(now);
+                }
                 if let SubmitProgress::LookingUp { tries, next, .. } = &mut p.submit {
                     *next = later(*tries);
                     *tries += 1;

@@ -206,6 +206,15 @@ fn a_broker_that_died_while_submitting_looks_the_job_up() {
 }
 
 #[test]
+fn a_submit_whose_outcome_is_never_told_is_looked_up() {
+    let mut w = one_site();
+    w.submit("anna", hour());
+    let order = w.take_order().unwrap();
+    w.pass_ticking(Span::from_mins(5) + Span::from_secs(2));
+    assert!(matches!(&w.todo[..], [Effect::LookUp { key, .. }] if *key == order.key));
+}
+
+#[test]
 fn a_job_that_is_not_in_the_listing_has_not_ended() {
     let mut w = one_site();
     let id = w.submit("anna", hour());
