@@ -63,16 +63,17 @@ async fn main() -> Result<()> {
         };
         let clock = now();
         let made = guest.suspend(order).await?;
-        let took = clock.elapsed();
+        let (took, gone) = (made.took.as_duration(), clock.elapsed());
         let raw = raw_write(root.path(), made.written)?;
         let mib = made.written as f64 / f64::from(1 << 20);
         println!(
-            "{} {:.0} ms; suspend {mib:.0} MiB ({:.0} predicted) in {:.0} ms, {:.0} MiB/s; \
+            "{} {:.0} ms; suspend {mib:.0} MiB ({:.0} predicted) in {:.0} ms (gone after {:.0}), {:.0} MiB/s; \
              plain write {:.0} MiB/s; ratio {:.2}",
             if resume { "resume" } else { "boot" },
             started.as_secs_f64() * 1e3,
             predicted as f64 / f64::from(1 << 20),
             took.as_secs_f64() * 1e3,
+            gone.as_secs_f64() * 1e3,
             mib / took.as_secs_f64(),
             mib / raw.as_secs_f64(),
             raw.as_secs_f64() / took.as_secs_f64(),

@@ -266,36 +266,6 @@ async fn a_suspend_that_is_called_off_in_the_middle_leaves_nothing_and_the_guest
     assert_eq!(complaints(&guest), [""; 0]);
 }
 
-#[tokio::test]
-async fn a_disk_that_fills_up_during_a_suspend_costs_neither_guest_nor_state() {
-    let site = site();
-    let slot = site.slot("s1");
-    let (guest, mut events) = slot.run(1, &site.spec(""), None).await;
-    let seen = first_seen(&guest).await;
-    let limit = |size: &str| {
-        let done = Command::new("prlimit")
-            .args([
-                &format!("--pid={}", pid(&guest)),
-                &format!("--fsize={size}:unlimited"),
-            ])
-            .status();
-        assert!(done.expect("prlimit runs: install util-linux").success());
-    };
-    limit("20000000");
-    let e = guest.suspend(order()).await.unwrap_err();
-    assert_eq!(
-        (e.reason.code, e.guest_alive),
-        (ReasonCode::DiskFull, true),
-        "{e}"
-    );
-    assert_eq!(site.states(), [""; 0]);
-    counts_to(&guest, seen.n + 3).await;
-    limit("unlimited");
-    suspend(&guest).await;
-    assert_eq!(ended(&mut events).await, ExitHow::EndedByUs);
-    assert_eq!(complaints(&guest), [""; 0]);
-}
-
 /// A file system of a few MiB, as root can make it.
 struct Tiny<'a>(&'a Path);
 

@@ -1,7 +1,7 @@
 //! A state under construction. It becomes a state in one step, or leaves nothing.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use protocol::ids::StateId;
 use crate::digest::{Algorithm, Digest, digest_file};
 use crate::durable::{Placed, create_new, link_or_copy, remove_dir, sync_dir};
 use crate::error::StateError;
-use crate::follow::Follower;
 use crate::manifest::{self, FileEntry, Manifest, is_plain_name};
+use crate::record::Recorder;
 use crate::store::Store;
 
 const OPEN: u8 = 0;
@@ -115,20 +115,33 @@ impl StateWriter {
         create_new(&path).map_err(|e| StateError::io("make", &path, e))
     }
 
-    /// Takes in a file that `follower` has followed and that nobody writes to any more.
+    /// Starts to take a stream into a new file of the state.
     ///
     /// # Errors
-    /// It can't be made durable, or changed behind the follower.
-    pub fn add_followed(&mut self, name: &str, follower: Follower) -> Result<(), StateError> {
+    /// The file can't be made.
+    pub fn record(
+        &self,
+        name: &str,
+        source: impl Read + Send + 'static,
+    ) -> Result<Recorder, StateError> {
         let path = self.path(name);
-        let failed = |e| StateError::io("make durable", &path, e);
-        let file = File::open(&path).map_err(failed)?;
-        let bytes = file.metadata().map_err(failed)?.len();
-        let digest = follower
-            .finish(bytes)
-            .map_err(|e| StateError::io("hash", &path, e))?;
+        self.create(name)?;
+        Recorder::start(&path, source).map_err(|e| StateError::io("open", &path, e))
+    }
+
+    /// Takes in a file that `recorder` has written, at the end of its stream.
+    ///
+    /// # Errors
+    /// It could not be written, or can't be made durable.
+    pub fn add_recorded(&mut self, name: &str, recorder: Recorder) -> Result<(), StateError> {
+        let path = self.path(name);
+        let (digest, bytes) = recorder
+            .finish()
+            .map_err(|e| StateError::io("write", &path, e))?;
         self.check_open()?;
-        file.sync_all().map_err(failed)?;
+        File::open(&path)
+            .and_then(|file| file.sync_all())
+            .map_err(|e| StateError::io("make durable", &path, e))?;
         self.enter(name, bytes, &digest)?;
         self.written += bytes;
         Ok(())

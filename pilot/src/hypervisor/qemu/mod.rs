@@ -2,8 +2,8 @@
 //!
 //! What was measured and must hold (each has a test):
 //! * The default migration bandwidth is far below any disk's: it is lifted for each suspend.
-//! * `exec:` migration reports success when its consumer fails: never used. `fd:` before QEMU
-//!   8.2, `file:` since then.
+//! * `exec:` migration reports success when its consumer fails: never used. The stream goes
+//!   through a pipe whose other end is our own, and only our end's word counts.
 //! * QEMU accepts altered states, smaller disks, poorer processors: everything is compared with
 //!   the manifest before it sees a state (`stage.rs`).
 //! * A process that was killed and a guest that was switched off by SIGTERM exit alike:

@@ -1,12 +1,17 @@
 //! Suspend: a complete state, or nothing and the guest as it was.
 //!
 //! ```text
-//! room? -> stop -> migrate to .tmp (hashed and flushed on the way) -> sync, layers, manifest,
+//! room? -> stop -> migrate through a pipe to .tmp (hashed on the way) -> sync, layers, manifest,
 //! rename -> kill the process
 //! ```
+//! QEMU writes pages one by one; through the pipe they go to the disk in large blocks, and are
+//! hashed while they are in the processor's cache. That QEMU says `completed` only means that the
+//! pipe took everything: what counts is that our own end of it wrote and synced it.
+//!
 //! Until the rename the process keeps the guest and can let it go on, whatever fails.
 
-use std::fs::{self, File};
+use std::fs;
+use std::io::PipeWriter;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -14,8 +19,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use image_store::{
-    Committed, Decision, Follower, Manifest, StateError, StateWriter, Store, free_bytes,
+    Committed, Decision, Manifest, Recorder, StateError, StateWriter, Store, free_bytes,
 };
+use nix::fcntl::{FcntlArg, fcntl};
 use protocol::codes::{Reason, ReasonCode};
 use protocol::lease::StateRef;
 use serde_json::{Value, json};
@@ -36,6 +42,8 @@ use crate::hypervisor::types::{SuspendOrder, Suspended, WhenLate};
 const CLEAN_UP: Duration = Duration::from_secs(5);
 /// How long a migration that is called off may take to say so.
 const CANCEL: Duration = Duration::from_secs(2);
+/// Bytes that the pipe from QEMU may hold.
+const PIPE: i32 = 1 << 20;
 /// A rename that is under way when the time is up.
 const RENAME: Duration = Duration::from_secs(2);
 
@@ -45,7 +53,7 @@ struct Progress {
     stopped: bool,
     migrating: bool,
     decision: Option<Decision>,
-    files: Option<(StateWriter, Follower)>,
+    files: Option<(StateWriter, Recorder)>,
 }
 
 type Shared = Arc<Mutex<Progress>>;
@@ -75,6 +83,7 @@ impl QemuGuest {
             .await
         {
             Ok(made) => {
+                let took = watch.read();
                 running.kill().await;
                 Ok(Suspended {
                     state: StateRef {
@@ -86,7 +95,7 @@ impl QemuGuest {
                         at: order.at,
                     },
                     written: made.written,
-                    took: watch.read(),
+                    took,
                 })
             }
             Err(failure) => {
@@ -130,14 +139,16 @@ impl Running {
         progress: &Shared,
         busy: Arc<OwnedMutexGuard<()>>,
     ) -> Result<Committed, Failure> {
-        let memory = self.prepare(progress, Arc::clone(&busy)).await?;
+        let sink = self.prepare(progress, Arc::clone(&busy)).await?;
         at(progress, |p| p.stopped = true);
         self.execute("stop").await?;
         at(progress, |p| p.migrating = true);
-        self.migrate(memory, order.budget.as_duration()).await?;
+        if let Err(failure) = self.migrate(sink, order.budget.as_duration()).await {
+            return Err(why(failure, progress, busy).await);
+        }
         at(progress, |p| p.migrating = false);
 
-        let Some((writer, follower)) = at(progress, |p| p.files.take()) else {
+        let Some((writer, recorder)) = at(progress, |p| p.files.take()) else {
             return Err(Failure::Failed("the state's files were lost".to_owned()));
         };
         let platform = self.driver.machine.platform(&self.version.text);
@@ -150,7 +161,7 @@ impl Running {
         let manifest = manifest(&self.parts, platform, devices, order);
         let (disks, store) = (self.parts.disks.clone(), self.driver.store.clone());
         let made = offload("suspend-commit", move || {
-            let made = finish(writer, follower, manifest, &disks, &store);
+            let made = finish(writer, recorder, manifest, &disks, &store);
             drop(busy);
             made
         });
@@ -164,7 +175,7 @@ impl Running {
         &self,
         progress: &Shared,
         busy: Arc<OwnedMutexGuard<()>>,
-    ) -> Result<File, Failure> {
+    ) -> Result<PipeWriter, Failure> {
         let (store, id) = (self.driver.store.clone(), self.parts.state_id.clone());
         let (pid, memory_mib) = (self.pid, self.parts.request.spec.resources.memory_mib);
         let disks = self.parts.disks.clone();
@@ -184,42 +195,32 @@ impl Running {
                 )));
             }
             let writer = StateWriter::begin(&store, &id)?;
-            let file = writer.create("memory")?;
-            let follower = Follower::start(&writer.path("memory"))
-                .map_err(|e| Failure::Failed(format!("the state can't be followed: {e}")))?;
+            let (source, sink) = std::io::pipe()
+                .map_err(|e| Failure::Failed(format!("there is no pipe to be had: {e}")))?;
+            // As large as we may: the default of 64 KiB makes the two ends wait for each other.
+            let _ = fcntl(&sink, FcntlArg::F_SETPIPE_SZ(PIPE));
+            let recorder = writer.record("memory", source)?;
             at(&progress, |p| {
                 p.decision = Some(writer.decision());
-                p.files = Some((writer, follower));
+                p.files = Some((writer, recorder));
             });
             drop(busy);
-            Ok(file)
+            Ok(sink)
         });
         prepared.await.map_err(|e| Failure::Failed(e.to_string()))?
     }
 
-    async fn migrate(&self, memory: File, budget: Duration) -> Result<(), Failure> {
+    async fn migrate(&self, sink: PipeWriter, budget: Duration) -> Result<(), Failure> {
         // The default of 128 MiB/s is far below any disk.
         let unlimited = json!({ "max-bandwidth": 0 });
         self.qmp
             .execute("migrate-set-parameters", unlimited, COMMAND)
             .await?;
-        let uri = if self.version.number >= (8, 2) {
-            let path = self
-                .driver
-                .store
-                .state_tmp(&self.parts.state_id)
-                .join("memory");
-            format!("file:{}", path.display())
-        } else {
-            self.qmp
-                .give_file("suspend", memory.into(), COMMAND)
-                .await?;
-            "fd:suspend".to_owned()
-        };
+        self.qmp.give_file("suspend", sink.into(), COMMAND).await?;
         let mut status = self.shared.migration.subscribe();
         self.shared.migration.send_replace(String::new());
         self.qmp
-            .execute("migrate", json!({ "uri": uri }), budget)
+            .execute("migrate", json!({ "uri": "fd:suspend" }), budget)
             .await?;
         let ended = |s: &String| matches!(s.as_str(), "completed" | "failed" | "cancelled");
         let ended = status.wait_for(ended).await.map(|s| s.clone());
@@ -310,25 +311,37 @@ fn to_be_copied(disks: &[StagedDisk], states: &Path) -> u64 {
 
 fn finish(
     mut writer: StateWriter,
-    follower: Follower,
+    recorder: Recorder,
     manifest: Manifest,
     disks: &[StagedDisk],
     store: &Store,
 ) -> Result<Committed, StateError> {
-    writer.add_followed("memory", follower)?;
+    writer.add_recorded("memory", recorder)?;
     commit(writer, manifest, disks, store)
+}
+
+/// The true cause of a failed migration: when the file could not be written, QEMU only sees that
+/// nobody takes its bytes.
+async fn why(failure: Failure, progress: &Shared, busy: Arc<OwnedMutexGuard<()>>) -> Failure {
+    let Some((writer, recorder)) = at(progress, |p| p.files.take()) else {
+        return failure;
+    };
+    let recorded = offload("suspend-failed", move || {
+        let recorded = recorder.finish();
+        drop((writer, busy));
+        recorded
+    });
+    match recorded.await {
+        Ok(Err(e)) => Failure::unwritten(&e),
+        Ok(Ok(_)) | Err(_) => failure,
+    }
 }
 
 fn migration_failure(info: &Value) -> Failure {
     let text = info["error-desc"]
         .as_str()
         .unwrap_or("qemu does not say why");
-    let full = ["No space left", "quota exceeded", "File too large"];
-    if full.iter().any(|words| text.contains(words)) {
-        Failure::Full(format!("the suspend ran out of space: {text}"))
-    } else {
-        Failure::Failed(format!("qemu could not write the state: {text}"))
-    }
+    Failure::Failed(format!("qemu could not write the state: {text}"))
 }
 
 impl From<ControlError> for Failure {
