@@ -5,6 +5,7 @@
 //!   the node for leftovers.
 //! * [`simulation`] runs both cores and the model of the LRM in one thread.
 
+pub mod bench;
 pub mod demo;
 pub mod harness;
 pub mod requests;
