@@ -190,3 +190,85 @@ fn mac_of(id: &WorkspaceId) -> String {
     let b = hash.as_bytes();
     format!("52:54:00:{:02x}:{:02x}:{:02x}", b[16], b[17], b[18])
 }
+
+#[cfg(test)]
+mod tests {
+    use image_store::BasePin;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::hypervisor::stage::{Base, Frozen};
+
+    #[test]
+    fn every_layer_says_itself_what_is_below_it() {
+        let pin = BasePin {
+            url: "/images/base.qcow2".to_owned(),
+            format: DiskFormat::Qcow2,
+            bytes: 1,
+            digest: None,
+            changed_ms: None,
+        };
+        let frozen = |path: &str| Frozen {
+            path: path.into(),
+            known: None,
+        };
+        let disk = StagedDisk {
+            size_bytes: 1 << 20,
+            base: Some(Base {
+                path: "/store/base,1".into(),
+                pin,
+            }),
+            frozen: vec![frozen("/store/0"), frozen("/store/1")],
+            top: "/scratch/top".into(),
+        };
+        let nodes: Vec<Value> = blockdevs(3, &disk)
+            .iter()
+            .map(|n| serde_json::from_str(n).unwrap())
+            .collect();
+        let chain: Vec<(&str, &Value)> = nodes
+            .iter()
+            .filter(|n| n["driver"] == "qcow2")
+            .map(|n| (n["node-name"].as_str().unwrap(), &n["backing"]))
+            .collect();
+        // The base's own header must not make QEMU open anything: its backing is null, not absent.
+        assert_eq!(
+            chain,
+            [
+                ("disk3-base", &Value::Null),
+                ("disk3-0", &"disk3-base".into()),
+                ("disk3-1", &"disk3-0".into()),
+                ("disk3", &"disk3-1".into()),
+            ]
+        );
+        assert!(
+            nodes
+                .iter()
+                .filter(|n| n["driver"] == "qcow2")
+                .all(|n| n.get("backing").is_some())
+        );
+        let writable: Vec<&Value> = nodes
+            .iter()
+            .filter(|n| n["read-only"] != true)
+            .map(|n| &n["node-name"])
+            .collect();
+        assert_eq!(writable, ["disk3-file", "disk3"]);
+        assert_eq!(nodes[0]["filename"], "/store/base,1");
+    }
+
+    #[test]
+    fn a_comma_in_a_path_starts_no_option() {
+        let text = with_path("file,path=", Path::new("/a,b"), ",x=1");
+        assert_eq!(text, "file,path=/a,,b,x=1");
+        assert_eq!(escape("a,b"), "a,,b");
+    }
+
+    #[test]
+    fn a_workspace_keeps_its_identity_and_shares_it_with_no_other() {
+        let (a, b) = ("ws-1".parse().unwrap(), "ws-2".parse().unwrap());
+        assert_eq!(uuid_of(&a), uuid_of(&a));
+        assert_ne!(uuid_of(&a), uuid_of(&b));
+        assert_ne!(mac_of(&a), mac_of(&b));
+        assert!(mac_of(&a).starts_with("52:54:00:"));
+        assert_eq!(devices(1, Network::User, &a).len(), 3);
+    }
+}
