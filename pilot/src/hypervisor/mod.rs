@@ -93,7 +93,8 @@ impl Hypervisor {
         parts.map(|parts| StagedGuest { parts })
     }
 
-    /// Boots or resumes a staged guest (rule 2). Call it from the main thread.
+    /// Boots or resumes a staged guest (rule 2). Call it from the main thread. Dropped before its
+    /// end, it kills what it has started.
     ///
     /// # Errors
     /// The guest does not run; nothing of it is left but its directory.
@@ -280,7 +281,8 @@ impl Guest {
         }
     }
 
-    /// Suspends the guest to the store (rule 5). On success it is gone.
+    /// Suspends the guest to the store (rule 5). On success it is gone. Wait for its end, which
+    /// [`Guest::abort_suspend`] brings near: dropped, it leaves the guest stopped.
     ///
     /// # Errors
     /// There is no state, and no file of one; the error says whether the guest runs on.
