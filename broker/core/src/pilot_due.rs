@@ -99,14 +99,16 @@ fn close_due(config: &BrokerConfig, p: &PilotRecord) -> Option<Timestamp> {
 
 impl Broker {
     pub(crate) fn pilots_due(&mut self, now: Timestamp) {
-        while let Some((at, key)) = self.tables.pilot_due.first().cloned()
-            && at <= now
-        {
+        let due: Vec<_> = (self.tables.pilot_due.iter())
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, key)| key.clone())
+            .collect();
+        for key in due {
             self.pilot_is_due(now, &key);
         }
     }
 
-    /// Does what is due for one pilot job. Each branch moves its own time on, so this ends.
+    /// Does what is due for one pilot job. Each branch moves its own time on.
     pub(crate) fn pilot_is_due(&mut self, now: Timestamp, key: &SubmitKey) {
         let Some(p) = self.tables.pilots.get(key) else {
             return;

@@ -103,9 +103,11 @@ impl Broker {
 
     fn tick(&mut self, now: Timestamp) -> Reply {
         self.ticked = Some(now);
-        while let Some((at, id)) = self.tables.lease_due.first().cloned()
-            && at <= now
-        {
+        let due: Vec<_> = (self.tables.lease_due.iter())
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, id)| id.clone())
+            .collect();
+        for id in due {
             self.expire_lease(now, &id);
         }
         self.pilots_due(now);

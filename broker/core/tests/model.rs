@@ -23,11 +23,18 @@ use world::{World, admin, config, room, site, site_config, spec};
 enum Act {
     Pass(u64),
     Tick,
-    Submit { big: bool, minutes: u64, policy: u8 },
+    Submit {
+        big: bool,
+        minutes: u64,
+        policy: u8,
+    },
     Owner(u8, Index),
     SubmitAnswer(u8),
     OtherAnswer(u8),
-    Listing { site: bool, lie: u8 },
+    Listing {
+        site: bool,
+        lie: u8,
+    },
     StartJob(Index),
     EndJob(Index, u8),
     Requeue(Index),
@@ -40,6 +47,8 @@ enum Act {
     LoseAnswer(Index),
     TimeOut(Index),
     Progress(Index),
+    /// Nothing goes wrong for once: submits, starts, a whole sync and a step on.
+    Work(Index),
     Outcome(Index, u8),
     Evict(Index),
     Die(Index),
@@ -71,6 +80,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => i().prop_map(Act::LoseAnswer),
         1 => i().prop_map(Act::TimeOut),
         6 => i().prop_map(Act::Progress),
+        14 => i().prop_map(Act::Work),
         2 => (i(), 0u8..7).prop_map(|(i, how)| Act::Outcome(i, how)),
         1 => i().prop_map(Act::Evict),
         1 => i().prop_map(Act::Die),
@@ -336,6 +346,7 @@ impl Run {
                     self.world.progress(p, &self.needed);
                 }
             }
+            Act::Work(ref i) => self.work(i),
             Act::Outcome(ref i, how) => {
                 if let Some(p) = self.pilot(i, |p| !p.guests.is_empty()) {
                     self.outcome(p, how);
@@ -361,6 +372,26 @@ impl Run {
                 });
             }
         }
+    }
+
+    fn work(&mut self, i: &Index) {
+        let Some(p) = self.pilot(i, |_| true) else {
+            self.world.honest_submits();
+            for job in 0..self.world.jobs.len() {
+                if self.world.jobs[job].state == JobState::Queued {
+                    self.world.start_job(job);
+                }
+            }
+            return;
+        };
+        if !self.world.pilots[p].registered {
+            self.world.register(p);
+        }
+        if self.world.pilots[p].gone || self.world.pilots[p].sent.is_some() {
+            return;
+        }
+        self.world.sync(p);
+        self.world.progress(p, &self.needed);
     }
 
     fn running(&self, i: &Index) -> Option<usize> {
@@ -494,7 +525,7 @@ proptest! {
     })]
 
     #[test]
-    fn whatever_happens_the_promises_hold(acts in prop::collection::vec(act(), 1..160)) {
+    fn whatever_happens_the_promises_hold(acts in prop::collection::vec(act(), 1..200)) {
         let mut run = Run::new();
         run.world.step(Event::Started);
         for act in acts {

@@ -693,6 +693,25 @@ fn a_states_site_is_the_only_one_that_resumes_it() {
 }
 
 #[test]
+fn a_lease_that_its_pilot_forgot_is_not_renewed_and_ends_by_time() {
+    let mut w = one_site();
+    let (id, p) = running(&mut w, hour());
+    w.pilots[p].guests.clear();
+    for _ in 0..5 {
+        let reply = sync_now(&mut w, p);
+        assert!(
+            reply.leases.is_empty(),
+            "whatever runs there must not live on"
+        );
+        w.pass_ticking(Span::from_secs(10));
+    }
+    assert_eq!(w.state(&id), WorkspaceState::Running, "silence is no end");
+    w.pass_ticking(TTL);
+    sync_now(&mut w, p);
+    assert_eq!(w.pilots[p].guests[&id].generation.0, 2);
+}
+
+#[test]
 fn a_pilot_by_hand_is_a_pilot() {
     let mut sites = vec![site_config("H", room(2, 4096))];
     sites[0].lrm = None;
