@@ -284,16 +284,22 @@ impl Running {
 
     /// Removes the files of the attempt, also those that a thread still works on.
     async fn clean_up(&self, progress: &Shared) {
-        if let Some(files) = at(progress, |p| p.files.take()) {
-            let removing = offload("suspend-discard", move || drop(files));
-            drop(timeout(CLEAN_UP, removing).await);
-        }
+        // First what would keep the disk busy, then whatever a thread was just about to make.
+        discard_files(progress).await;
         if timeout(CLEAN_UP, self.suspending.lock()).await.is_err() {
             tracing::warn!(
                 state.id = %self.parts.state_id,
                 "a thread of a suspend that was called off hangs in the store; it will not commit"
             );
         }
+        discard_files(progress).await;
+    }
+}
+
+async fn discard_files(progress: &Shared) {
+    if let Some(files) = at(progress, |p| p.files.take()) {
+        let removing = offload("suspend-discard", move || drop(files));
+        drop(timeout(CLEAN_UP, removing).await);
     }
 }
 
