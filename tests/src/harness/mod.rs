@@ -1,6 +1,7 @@
 //! A whole installation in a directory of its own: broker, simulated LRM, users.
 
 mod binaries;
+mod checks;
 mod counter;
 mod installation;
 pub mod node;
@@ -9,6 +10,7 @@ mod setup;
 pub mod wait;
 
 pub use binaries::Binaries;
+pub use checks::{Counting, LrmJob, guest_dir};
 pub use counter::{Count, CounterLog};
 pub use installation::Installation;
 pub use setup::{Guests, Setup};

@@ -31,6 +31,10 @@ pub struct Setup {
     pub idle_limit: &'static str,
     /// How long a lease lives without a sync.
     pub lease_ttl: &'static str,
+    /// What a stay costs, by the site's configuration; a lease must gain twice that.
+    pub overhead: &'static str,
+    /// Lines for the section `[provision]` of the broker's configuration.
+    pub provision_extra: &'static str,
     /// Lines for the end of the LRM's configuration.
     pub lrm_extra: String,
 }
@@ -47,6 +51,8 @@ impl Setup {
             max_running: 1,
             idle_limit: "5s",
             lease_ttl: "12s",
+            overhead: "5s",
+            provision_extra: "",
             lrm_extra: String::new(),
         }
     }
@@ -73,6 +79,8 @@ impl Setup {
             max_running,
             idle_limit,
             lease_ttl,
+            overhead,
+            provision_extra,
             ..
         } = self;
         let hypervisor = match self.guests {
@@ -95,6 +103,7 @@ absent_for = "10s"
 surplus_after = "5s"
 back_off = ["0s", "2s", "4s"]
 close_after = "10s"
+{provision_extra}
 [site.lab]
 lrm = "sim"
 poll = "1s"
@@ -103,7 +112,7 @@ walltime_min = "{walltime}"
 walltime_max = "{walltime}"
 notice = "{notice}"
 margin = "1s"
-overhead = "5s"
+overhead = "{overhead}"
 max_queued = 1
 max_running = {max_running}
 idle_limit = "{idle_limit}"
