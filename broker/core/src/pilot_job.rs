@@ -238,7 +238,8 @@ impl Broker {
             self.tables.edit_pilot(key, |p| p.lrm = lrm);
         }
         match &job.state {
-            JobState::Queued | JobState::Held => self.seen_waiting(now, key, restarted),
+            JobState::Queued => self.seen_waiting(now, key),
+            JobState::Held => self.seen_held(now, key, &job.detail),
             JobState::Running | JobState::Suspended | JobState::Ending => {
                 self.seen_running(now, key, restarted);
             }
@@ -250,7 +251,7 @@ impl Broker {
         }
     }
 
-    fn seen_waiting(&mut self, now: Timestamp, key: &SubmitKey, restarted: bool) {
+    fn seen_waiting(&mut self, now: Timestamp, key: &SubmitKey) {
         let Some(p) = self.tables.pilots.get(key) else {
             return;
         };
@@ -258,7 +259,8 @@ impl Broker {
             PilotState::Submitting | PilotState::Queued => false,
             PilotState::Started | PilotState::Lost => true,
             PilotState::Active => false,
-            PilotState::Ended => restarted || !p.goodbye,
+            // Whatever ended it, it waits now, so that it can start again.
+            PilotState::Ended => true,
         };
         if requeued {
             self.note_pilot(
@@ -268,6 +270,17 @@ impl Broker {
                 "the LRM has queued it again".to_owned(),
             );
             self.set_pilot(now, key, PilotState::Queued, None);
+        }
+    }
+
+    /// A held job starts only when somebody releases it, and nobody will: it is withdrawn, so
+    /// that nothing of ours stays in the LRM. One whose pilot still speaks is left to it.
+    fn seen_held(&mut self, now: Timestamp, key: &SubmitKey, detail: &str) {
+        self.seen_waiting(now, key);
+        let state = self.tables.pilots.get(key).map(|p| p.state);
+        if state != Some(PilotState::Active) {
+            let text = format!("held by the LRM: {detail}");
+            self.withdraw(now, key, Reason::new(ReasonCode::JobEnded, text));
         }
     }
 

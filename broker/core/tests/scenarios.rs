@@ -206,6 +206,27 @@ fn a_broker_that_died_while_submitting_looks_the_job_up() {
 }
 
 #[test]
+fn two_listings_without_a_job_prove_nothing_however_far_apart() {
+    let mut w = one_site();
+    w.submit("anna", hour());
+    let key = w.take_order().unwrap().key;
+    let answer = SubmitAnswer::NoAnswer("timed out".into());
+    w.step(Event::LrmSubmitted {
+        key: key.clone(),
+        answer,
+    });
+    for _ in 0..2 {
+        let observation = Observation::Listing(Vec::new());
+        w.step(Event::LrmFound {
+            key: key.clone(),
+            observation,
+        });
+        assert_eq!(pilot_state(&w, &key), PilotState::Submitting);
+        w.pass(Span::from_mins(2));
+    }
+}
+
+#[test]
 fn a_submit_whose_outcome_is_never_told_is_looked_up() {
     let mut w = one_site();
     w.submit("anna", hour());
