@@ -1,19 +1,12 @@
-//! `docs/commands/*.md`, made from the definitions of the command lines.
+//! The pages `docs/commands/PROGRAM.md`, made from the definitions of the command lines.
 
-use std::collections::BTreeMap;
+use clap::Command;
 
-use clap::{Command, CommandFactory};
-
-use crate::cli::Cli;
-
-/// The pages of this command, by file name under `docs/commands`.
-pub fn markdown() -> BTreeMap<String, String> {
-    BTreeMap::from([("pilot-submit.md".to_owned(), page(Cli::command()))])
-}
-
-/// The page of any command: its help and that of each of its subcommands that is not hidden.
-pub fn page(command: Command) -> String {
-    let mut command = command.term_width(100).color(clap::ColorChoice::Never);
+/// The page of any program: its help and that of each of its subcommands that is not hidden.
+pub fn page(program: Command) -> String {
+    let mut command = without_environment(program)
+        .term_width(100)
+        .color(clap::ColorChoice::Never);
     command.build();
     let mut text = format!(
         "<!-- Made from the command line's definition; change it there, then run `cargo xtask docs`. -->\n# {}\n",
@@ -21,6 +14,13 @@ pub fn page(command: Command) -> String {
     );
     section(&mut text, &mut command, true);
     text
+}
+
+/// Help names the environment variables that it reads; a page must not have their values here.
+fn without_environment(command: Command) -> Command {
+    command
+        .mut_args(|arg| arg.hide_env_values(true))
+        .mut_subcommands(without_environment)
 }
 
 /// The options of every command stand in the first section only.

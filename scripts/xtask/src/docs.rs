@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::command::Log;
 use crate::nextest::{self, Kind};
-use crate::parts::{Tally, verdict};
+use crate::parts::{Tally, cargo, minutes, verdict};
 use crate::workshop::Workshop;
 
 /// Checks links, then runs the tests.
@@ -31,6 +31,22 @@ pub fn run(workshop: &Workshop, log: &mut Log) -> Result<Tally> {
         &format!("{} documents: every link leads somewhere", pages.len()),
     );
     Ok(own.and(nextest::run(workshop, log, Kind::Docs)?))
+}
+
+/// Writes the pages that are made from code, by the test that compares them otherwise.
+pub fn write(workshop: &Workshop, log: &mut Log) -> Result<()> {
+    let test = [
+        "test",
+        "--locked",
+        "--package",
+        "e2e",
+        "--test",
+        "docs_commands",
+    ];
+    cargo(&workshop.root, &test, minutes(40))
+        .env("UPDATE_DOCS", "1")
+        .run(log)
+        .map(drop)
 }
 
 fn pages(root: &Path) -> Result<Vec<PathBuf>> {

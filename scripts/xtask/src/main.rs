@@ -64,6 +64,8 @@ enum Task {
     },
     /// Make the test guest in target/guest
     Guest,
+    /// Write the pages of docs/commands from the programs' command lines
+    Docs,
 }
 
 fn main() -> ExitCode {
@@ -98,5 +100,6 @@ fn run(arguments: Arguments) -> Result<bool> {
         } => bench::run(&workshop, &names, json),
         Task::Demo { arguments } => demo::run(&workshop, &arguments),
         Task::Guest => guest::build(&workshop, &mut command::Log::terminal()).map(|()| true),
+        Task::Docs => docs::write(&workshop, &mut command::Log::terminal()).map(|()| true),
     }
 }
