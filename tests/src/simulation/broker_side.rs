@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use broker_core::records::Meta;
 use broker_core::{
-    Broker, BrokerConfig, Changes, Effect, Event, Records, Reply, Step, SyncDecision,
+    Broker, BrokerConfig, Caller, Changes, Effect, Event, Records, Reply, Step, SyncDecision,
 };
 use pilot_core::agent;
 use protocol::codes::ErrorCode;
@@ -98,15 +98,39 @@ impl BrokerSide {
         self.records.all.workspaces.get(id).map(|w| w.state)
     }
 
-    /// All durable records of workspaces.
-    pub fn workspaces(
-        &self,
-    ) -> impl Iterator<Item = (&WorkspaceId, &broker_core::records::WorkspaceRecord)> {
-        self.records.all.workspaces.iter()
+    /// The durable record of a workspace.
+    pub fn workspace(&self, id: &WorkspaceId) -> Option<&broker_core::records::WorkspaceRecord> {
+        self.records.all.workspaces.get(id)
     }
 }
 
 impl World {
+    /// What the broker says on why things are as they are.
+    pub(super) fn explain(&self, request: Option<&String>) -> String {
+        let Some(core) = &self.broker.core else {
+            return "the broker is down".into();
+        };
+        let admin = Caller::Admin(super::users::owner(1));
+        let id = request.and_then(|r| WorkspaceId::new(r).ok());
+        let of_request = id.and_then(|id| core.explain(self.now, &admin, &id));
+        let of_sites =
+            (self.sites.iter()).filter_map(|s| core.explain_site(self.now, &s.config.name));
+        let lrm = (self.sites.iter()).flat_map(|s| {
+            let jobs = (s.model.jobs())
+                .filter(|j| !j.is_over())
+                .map(|j| format!("job {} {:?} {:?}", j.number, j.request.key, j.phase));
+            let nodes = (s.model.nodes())
+                .map(|n| format!("node {} {:?}, used {}", n.name, n.state, n.used));
+            jobs.chain(nodes).collect::<Vec<_>>()
+        });
+        of_sites
+            .chain(of_request)
+            .flat_map(|e| e.sentences)
+            .chain(lrm)
+            .map(|line| format!("  {line}\n"))
+            .collect()
+    }
+
     pub(super) fn broker_starts(&mut self) -> Result<(), Box<Violation>> {
         let core = Broker::load(self.broker.config.clone(), self.broker.records.load());
         self.broker.core = Some(core);

@@ -1,7 +1,5 @@
 //! The promises, checked against what is really there.
 
-use std::collections::BTreeMap;
-
 use broker_core::Changes;
 use lrm_adapters::sim::model::{JobPhase, RunNumber};
 use lrm_adapters::sim::profiles::Cause;
@@ -45,7 +43,6 @@ impl World {
     /// Promises 3 and 8: nothing leaves a final state, every final state has a reason, the
     /// site's caps hold; and generations only rise.
     pub(super) fn check_changes(&self, changes: &Changes) -> Checked {
-        let before: BTreeMap<_, _> = self.broker.workspaces().collect();
         for (id, new) in &changes.workspaces {
             let about = [id.to_string()];
             if new.state.is_final() && new.reason.as_ref().is_none_or(|r| r.text.is_empty()) {
@@ -53,7 +50,9 @@ impl World {
                     self.violation(&format!("{id} is {} without a reason", new.state), &about)
                 );
             }
-            let Some(old) = before.get(id) else { continue };
+            let Some(old) = self.broker.workspace(id) else {
+                continue;
+            };
             if old.state.is_final() && old.state != new.state {
                 let what = format!("{id} left {} for {}", old.state, new.state);
                 return Err(self.violation(&what, &about));
@@ -73,20 +72,23 @@ impl World {
         let Some(site) = self.sites.get(site) else {
             return Ok(());
         };
-        let live = site
+        // A held job waits for nobody: it is to be withdrawn, and takes nothing meanwhile.
+        let live: Vec<String> = site
             .model
             .jobs()
-            .filter(|j| j.request.key.is_some() && !matches!(j.phase, JobPhase::Over { .. }))
-            .count();
+            .filter(|j| j.request.key.is_some())
+            .filter(|j| !matches!(j.phase, JobPhase::Over { .. } | JobPhase::Held { .. }))
+            .map(|j| format!("{} {:?} {:?}", j.number, j.request.key, j.phase))
+            .collect();
         let cap = site.config.max_queued + site.config.max_running;
-        if live > usize::try_from(cap).unwrap_or(usize::MAX) {
-            return Err(self.violation(
-                &format!(
-                    "{live} pilot jobs at {}, the caps allow {cap}",
-                    site.config.name
-                ),
-                &[],
-            ));
+        if live.len() > usize::try_from(cap).unwrap_or(usize::MAX) {
+            let what = format!(
+                "{} pilot jobs at {}, the caps allow {cap}:\n  {}",
+                live.len(),
+                site.config.name,
+                live.join("\n  ")
+            );
+            return Err(self.violation(&what, &[]));
         }
         Ok(())
     }

@@ -99,6 +99,7 @@ impl World {
     }
 
     fn lrm_step(&mut self, site: usize, event: Event) -> Result<Answer, Box<Violation>> {
+        let submitted = matches!(event, Event::Submit(_));
         let step = self.sites[site].model.step(self.now, event);
         for effect in step.effects {
             self.lrm_wants(site, effect)?;
@@ -112,7 +113,9 @@ impl World {
             self.sites[site].tick = Some(at);
             self.plan(at.since(self.now), Coming::Lrm(site, Box::new(Event::Tick)));
         }
-        self.check_site(site)?;
+        if submitted {
+            self.check_site(site)?;
+        }
         Ok(step.answer)
     }
 

@@ -9,6 +9,7 @@
 mod broker_side;
 mod chance;
 mod check;
+mod guest_side;
 mod lrm_side;
 mod options;
 mod pilot_side;

@@ -37,11 +37,11 @@ pub fn owner(number: u32) -> UserName {
 
 fn spec(world: &mut World) -> WorkspaceSpec {
     let memory = *world.chance.pick(&[256, 512, 1024, 2048]);
-    let minutes = world.chance.between(3, 100);
-    let on_eviction = match world.chance.between(0, 19) {
-        0 => OnEviction::Restart,
-        1 => OnEviction::Fail,
-        _ => OnEviction::Suspend,
+    // What can't be suspended has to fit into one slot.
+    let (on_eviction, minutes) = match world.chance.between(0, 19) {
+        0 => (OnEviction::Restart, world.chance.between(2, 8)),
+        1 => (OnEviction::Fail, world.chance.between(2, 8)),
+        _ => (OnEviction::Suspend, world.chance.between(3, 100)),
     };
     WorkspaceSpec {
         name: "sim".into(),

@@ -21,7 +21,10 @@ use super::users::Users;
 /// When the simulation begins.
 const BEGIN: Timestamp = Timestamp::from_secs(1_800_000_000);
 /// If requests are open after so long, something is stuck.
-const PATIENCE: Span = Span::from_mins(60 * 24 * 60);
+const PATIENCE: Span = Span::from_mins(5 * 24 * 60);
+
+/// How often it is looked whether all is over.
+const LOOK: Span = Span::from_mins(1);
 
 /// Something to come.
 #[derive(Clone, Debug)]
@@ -159,7 +162,14 @@ impl World {
     /// # Errors
     /// A promise was broken.
     pub fn run(&mut self) -> Result<Summary, Box<Violation>> {
-        while !self.is_over() {
+        let mut look_at = BEGIN;
+        loop {
+            if self.now >= look_at {
+                if self.is_over() {
+                    break;
+                }
+                look_at = self.now + LOOK;
+            }
             let Some(Reverse((at, number))) = self.queue.pop() else {
                 return Err(self.violation("nothing is to come, and requests are open", &[]));
             };
@@ -169,10 +179,12 @@ impl World {
             self.now = self.now.max(at);
             if self.now.since(BEGIN) > PATIENCE {
                 let open = self.open_requests();
-                return Err(self.violation(
-                    &format!("stuck after {PATIENCE}: {}", open.join(", ")),
-                    &open[..1.min(open.len())],
-                ));
+                let what = format!(
+                    "stuck after {PATIENCE} with {} open requests\n{}",
+                    open.len(),
+                    self.explain(open.first())
+                );
+                return Err(self.violation(&what, &open[..1.min(open.len())]));
             }
             self.summary.steps += 1;
             self.happen(coming)?;

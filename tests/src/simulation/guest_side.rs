@@ -1,0 +1,263 @@
+//! The guests in the simulation: what pilots do with them takes time, and can fail.
+
+use pilot_core::agent::{self, ExitHow};
+use pilot_core::guest::LeaseKey;
+use protocol::codes::{Reason, ReasonCode};
+use protocol::lease::{Order, StateRef};
+use protocol::time::Span;
+
+use super::options::Violation;
+use super::truth::{Guest, PilotNumber, SavedState};
+use super::world::{Coming, GuestWork, SuspendWork, World};
+
+impl World {
+    pub(super) fn stages(
+        &mut self,
+        pilot: PilotNumber,
+        lease: LeaseKey,
+        order: Order,
+    ) -> Result<(), Box<Violation>> {
+        let site = self.pilots[pilot].site;
+        let mut failure = None;
+        if let Some(state) = &order.state {
+            self.check_state_known(site, state, &lease)?;
+            let saved = self.truth.states.get(&(site, state.id.clone()));
+            if saved.is_none_or(|s| s.manifest != state.manifest) || self.fault(5) {
+                failure = Some(Reason::new(
+                    ReasonCode::StateCorrupt,
+                    "the state's memory is cut short",
+                ));
+            }
+        }
+        if order.state.is_none() && self.fault(5) {
+            failure = Some(Reason::new(
+                ReasonCode::DiskFull,
+                "no space left in the store",
+            ));
+        }
+        self.pilots[pilot].orders.insert(lease.clone(), order);
+        let event = match failure {
+            Some(reason) => agent::Event::StageFailed {
+                lease,
+                reason,
+                permanent: false,
+            },
+            None => agent::Event::Staged { lease },
+        };
+        let after = self.chance.millis(100, 8000);
+        self.plan(after, Coming::Pilot(pilot, Box::new(event)));
+        Ok(())
+    }
+
+    pub(super) fn turn(&mut self, pilot: PilotNumber, lease: &LeaseKey) -> u64 {
+        let turn = self.pilots[pilot].turns + 1;
+        self.pilots[pilot].turns = turn;
+        if let Some(guest) = self.truth.guests.get_mut(&(pilot, lease.clone())) {
+            guest.turn = turn;
+        }
+        turn
+    }
+
+    /// A hypervisor is there from the moment that it is started, whether or not its guest runs.
+    pub(super) fn starts(
+        &mut self,
+        pilot: PilotNumber,
+        lease: LeaseKey,
+        ran: Span,
+    ) -> Result<(), Box<Violation>> {
+        self.summary.starts += 1;
+        let guest = Guest {
+            ran,
+            since: None,
+            turn: 0,
+        };
+        let count = self.truth.guest_appears(pilot, lease.clone(), guest);
+        self.check_alone(pilot, &lease, count)?;
+        let turn = self.turn(pilot, &lease);
+        let after = self.chance.millis(300, 9000);
+        self.plan(after, Coming::Guest(pilot, lease, GuestWork::Start, turn));
+        Ok(())
+    }
+
+    pub(super) fn stands_still(&mut self, pilot: PilotNumber, lease: &LeaseKey) {
+        let now = self.now;
+        self.turn(pilot, lease);
+        if let Some(guest) = self.truth.guests.get_mut(&(pilot, lease.clone())) {
+            guest.ran = guest.ran_at(now);
+            guest.since = None;
+        }
+    }
+
+    pub(super) fn executes(&mut self, pilot: PilotNumber, lease: &LeaseKey) {
+        let now = self.now;
+        let turn = self.turn(pilot, lease);
+        let Some(guest) = self.truth.guests.get_mut(&(pilot, lease.clone())) else {
+            return;
+        };
+        guest.since = Some(now);
+        let ran = guest.ran;
+        let work = self
+            .work
+            .get(&lease.workspace)
+            .copied()
+            .unwrap_or(Span::from_mins(10));
+        let left = work.minus(ran);
+        self.plan(
+            left,
+            Coming::Guest(pilot, lease.clone(), GuestWork::PowerOff, turn),
+        );
+        if self.fault(15) {
+            let crash = self.chance.millis(1000, 1_800_000);
+            self.plan(
+                crash,
+                Coming::Guest(pilot, lease.clone(), GuestWork::Crash, turn),
+            );
+        }
+    }
+
+    pub(super) fn suspends(
+        &mut self,
+        pilot: PilotNumber,
+        lease: LeaseKey,
+        state: protocol::ids::StateId,
+        run: Span,
+    ) {
+        self.stands_still(pilot, &lease);
+        let turn = self.turn(pilot, &lease);
+        let memory = self.pilots[pilot]
+            .orders
+            .get(&lease)
+            .map_or(256, |o| o.spec.resources.memory_mib);
+        let bytes = self.chance.between(60, memory.max(61)) << 20;
+        // 100 to 400 MB/s; sometimes the disk is as good as dead.
+        let rate = if self.fault(20) {
+            2
+        } else {
+            self.chance.between(100, 400)
+        };
+        let took = Span::from_millis(20 + (bytes >> 20) * 1000 / rate);
+        let fails = self.fault(30);
+        let after = if fails {
+            Span::from_millis(took.as_millis() / 2)
+        } else {
+            took
+        };
+        let work = SuspendWork {
+            state,
+            run,
+            bytes,
+            took,
+            fails,
+        };
+        self.plan(
+            after,
+            Coming::Guest(pilot, lease, GuestWork::Suspend(Box::new(work)), turn),
+        );
+    }
+
+    /// Work on a guest has ended, if nothing came in between.
+    pub(super) fn guest_work_ends(
+        &mut self,
+        pilot: PilotNumber,
+        lease: &LeaseKey,
+        work: GuestWork,
+        turn: u64,
+    ) -> Result<(), Box<Violation>> {
+        let here = self.truth.guests.get(&(pilot, lease.clone()));
+        if !self.pilots[pilot].alive || here.is_none_or(|g| g.turn != turn) {
+            return Ok(());
+        }
+        let lease = lease.clone();
+        let event = match work {
+            GuestWork::Start => {
+                if self.fault(10) {
+                    self.truth.guest_goes(pilot, &lease);
+                    let reason = Reason::new(ReasonCode::BootFailed, "qemu: could not allocate");
+                    agent::Event::StartFailed {
+                        lease,
+                        reason,
+                        permanent: false,
+                    }
+                } else {
+                    self.executes(pilot, &lease);
+                    let bytes = self.chance.between(60, 2048) << 20;
+                    let measured = agent::Event::Measured {
+                        lease: lease.clone(),
+                        bytes,
+                    };
+                    self.plan(Span::from_secs(1), Coming::Pilot(pilot, Box::new(measured)));
+                    agent::Event::Running { lease }
+                }
+            }
+            GuestWork::PowerOff => {
+                self.truth.guest_goes(pilot, &lease);
+                agent::Event::GuestExited {
+                    lease,
+                    how: ExitHow::PoweredOff,
+                }
+            }
+            GuestWork::Crash => {
+                self.truth.guest_goes(pilot, &lease);
+                let how = ExitHow::Crashed {
+                    text: "signal 11".into(),
+                };
+                agent::Event::GuestExited { lease, how }
+            }
+            GuestWork::Suspend(work) if work.fails => {
+                self.executes(pilot, &lease);
+                let reason = Reason::new(ReasonCode::DiskFull, "no space left on device");
+                agent::Event::SuspendFailed {
+                    lease,
+                    reason,
+                    guest_alive: true,
+                }
+            }
+            GuestWork::Suspend(work) => {
+                self.summary.suspends += 1;
+                let manifest = format!("m-{}", work.state);
+                let saved = SavedState {
+                    run: work.run,
+                    manifest: manifest.clone(),
+                };
+                self.check_saved(pilot, &lease, &saved)?;
+                let site = self.pilots[pilot].site;
+                self.truth.states.insert((site, work.state.clone()), saved);
+                self.truth.guest_goes(pilot, &lease);
+                self.tell(|| format!("pilot {pilot} has written {}", work.state));
+                agent::Event::Suspended {
+                    lease,
+                    manifest,
+                    bytes: work.bytes,
+                    written: work.bytes,
+                    took: work.took,
+                }
+            }
+        };
+        self.plan(Span::from_millis(2), Coming::Pilot(pilot, Box::new(event)));
+        Ok(())
+    }
+
+    /// The state that a lease is to resume from must not have been given up before.
+    fn check_state_known(
+        &self,
+        site: usize,
+        state: &StateRef,
+        lease: &LeaseKey,
+    ) -> Result<(), Box<Violation>> {
+        if self.truth.discarded.contains(&state.id) {
+            let what = format!(
+                "{lease} is to resume from {}, which was discarded",
+                state.id
+            );
+            return Err(self.violation(&what, &[lease.workspace.to_string()]));
+        }
+        if self.sites[site].config.name != state.site {
+            let what = format!(
+                "{lease} is sent to site {site}, its state is at {}",
+                state.site
+            );
+            return Err(self.violation(&what, &[lease.workspace.to_string()]));
+        }
+        Ok(())
+    }
+}
