@@ -7,7 +7,8 @@ use protocol::time::Span;
 /// Settings of the whole broker.
 #[derive(Clone, PartialEq, Debug)]
 pub struct BrokerConfig {
-    /// How long a lease lives without a sync.
+    /// How long a lease lives without a sync. Long enough that a guest need not be suspended when
+    /// a sync or two are lost: several holds, and the time that a large guest's suspend takes.
     pub lease_ttl: Span,
     /// Waited after a lease's expiry before its workspace may run elsewhere.
     pub lease_margin: Span,
@@ -27,7 +28,7 @@ pub struct BrokerConfig {
 impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
-            lease_ttl: Span::from_secs(60),
+            lease_ttl: Span::from_mins(5),
             lease_margin: Span::from_secs(5),
             hold: Span::from_secs(15),
             thrash_factor: 2,

@@ -27,7 +27,7 @@ fn an_empty_file_means_the_defaults() {
     let s = parse("").unwrap();
     assert_eq!(s.listen.to_string(), "127.0.0.1:8440");
     assert_eq!(s.state_dir, Path::new("/etc/pilot/state"));
-    assert_eq!(s.core.lease_ttl, Span::from_secs(60));
+    assert_eq!(s.core.lease_ttl, Span::from_mins(5));
     assert_eq!(s.http.body_limit, 1 << 20);
     assert!(s.sites.is_empty() && s.tls.is_none());
     assert_eq!(

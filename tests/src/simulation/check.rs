@@ -1,8 +1,7 @@
 //! The promises, checked against what is really there.
 
 use broker_core::Changes;
-use lrm_adapters::sim::model::{JobPhase, RunNumber};
-use lrm_adapters::sim::profiles::Cause;
+use lrm_adapters::sim::model::JobPhase;
 use pilot_core::guest::LeaseKey;
 use protocol::workspace::WorkspaceState;
 
@@ -93,28 +92,20 @@ impl World {
         Ok(())
     }
 
-    /// Promises 1 and 7: a pilot that is told in time is gone before the LRM's SIGKILL.
-    pub(super) fn check_killed_in_time(
-        &self,
-        site: usize,
-        run: RunNumber,
-        pilot: PilotNumber,
-    ) -> Checked {
-        let cause = self.sites[site]
-            .model
-            .runs()
-            .find(|(n, _)| *n == run)
-            .and_then(|(_, r)| r.cause());
-        let promised = match cause {
-            Some(Cause::Walltime | Cause::Cancel | Cause::Preempt | Cause::Requeue) => true,
-            Some(Cause::NodeDown | Cause::NodeLost | Cause::Drain) | None => false,
+    /// Promises 1 and 7: a pilot that was told as early as the site promises is gone before the
+    /// LRM's SIGKILL. (A node that loses its power, or its daemon, tells nobody.)
+    pub(super) fn check_killed_in_time(&self, site: usize, pilot: PilotNumber) -> Checked {
+        let Some(told) = self.pilots[pilot].told else {
+            return Ok(());
         };
-        if promised {
-            let what = format!("pilot {pilot} was still there at the LRM's SIGKILL ({cause:?})");
-            return Err(self.violation(
-                &what,
-                &[format!("pilot {pilot} "), format!("pilot {pilot}:")],
-            ));
+        let had = self.now.since(told);
+        let promised = self.sites[site].config.notice;
+        if had >= promised {
+            let what = format!(
+                "pilot {pilot} was still there at the LRM's SIGKILL, {had} after it was told"
+            );
+            let about = [format!("pilot {pilot} "), format!("pilot {pilot}:")];
+            return Err(self.violation(&what, &about));
         }
         Ok(())
     }

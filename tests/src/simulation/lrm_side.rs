@@ -148,7 +148,7 @@ impl World {
                 let Some(&pilot) = self.sites[site].runs.get(&run) else {
                     return Ok(());
                 };
-                self.pilot_signalled(site, run, pilot, target, signal)?;
+                self.pilot_signalled(site, pilot, target, signal)?;
             }
             Effect::CleanUp { .. } | Effect::Forget { .. } => {}
         }
@@ -158,7 +158,6 @@ impl World {
     fn pilot_signalled(
         &mut self,
         site: usize,
-        run: RunNumber,
         pilot: PilotNumber,
         target: Target,
         signal: Signal,
@@ -167,9 +166,13 @@ impl World {
         if !self.pilots[pilot].alive {
             return Ok(());
         }
-        self.tell(|| format!("the LRM sends {signal:?} to {target:?} of pilot {pilot}"));
+        self.tell(|| format!("pilot {pilot}: the LRM sends {signal:?} to {target:?}"));
         match signal {
             Signal::Cont | Signal::Term => {
+                if signal == Signal::Term {
+                    let now = self.now;
+                    self.pilots[pilot].told.get_or_insert(now);
+                }
                 let which = if signal == Signal::Term {
                     agent::Signal::Term
                 } else {
@@ -183,7 +186,7 @@ impl World {
                 Ok(())
             }
             Signal::Kill => {
-                self.check_killed_in_time(site, run, pilot)?;
+                self.check_killed_in_time(site, pilot)?;
                 self.pilot_dies(pilot, "the LRM's SIGKILL")
             }
         }

@@ -61,6 +61,8 @@ pub struct Pilot {
     /// The network between it and the broker is cut until then.
     cut_until: Timestamp,
     tick: Option<Timestamp>,
+    /// When the LRM's first SIGTERM reached it.
+    pub(super) told: Option<Timestamp>,
     /// What its leases are about.
     pub(super) orders: BTreeMap<LeaseKey, Order>,
     /// The last turn that a guest of it took.
@@ -110,6 +112,7 @@ impl World {
             ahead: self.chance.millis(0, 800),
             cut_until: Timestamp::default(),
             tick: None,
+            told: None,
             orders: BTreeMap::new(),
             turns: 0,
         };
