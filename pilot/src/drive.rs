@@ -8,7 +8,7 @@ mod start;
 use std::time::Duration;
 
 use pilot_core::agent::{Agent, Event};
-use protocol::time::Span;
+use protocol::time::{Mono, Span};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 pub use error::RunError;
@@ -52,6 +52,7 @@ pub fn run(args: &RunArgs) -> Result<i32, RunError> {
             reports,
             warden: &warden,
             told: None,
+            fence: None,
         }
         .run()
         .await;
@@ -71,7 +72,9 @@ struct Drive<'a> {
     reports: UnboundedReceiver<Event>,
     warden: &'a Warden,
     /// The deadline that the warden knows.
-    told: Option<protocol::time::Mono>,
+    told: Option<Mono>,
+    /// The fence that the warden knows.
+    fence: Option<Mono>,
 }
 
 impl Drive<'_> {
@@ -79,12 +82,14 @@ impl Drive<'_> {
         let mut event = Event::Started;
         loop {
             tracing::trace!(?event, "step");
-            for effect in self.agent.step(clock::now(), event) {
+            let effects = self.agent.step(clock::now(), event);
+            // Before the effects: no guest starts of which the warden does not know.
+            self.tell_warden();
+            for effect in effects {
                 if let Some(code) = self.effects.begin(&self.agent, effect) {
                     return code;
                 }
             }
-            self.tell_warden();
             event = self.wait().await;
         }
     }
@@ -102,8 +107,17 @@ impl Drive<'_> {
         }
     }
 
-    /// The warden steps in a little after the time at which we should be gone.
+    /// The warden steps in a little after the time at which we should be gone, and ends the guests
+    /// when their leases run out.
     fn tell_warden(&mut self) {
+        let fence = self.agent.fence_at();
+        if self.fence != fence {
+            self.fence = fence;
+            let remaining = fence.map(|at| clock::until(at).as_duration());
+            if let Err(e) = self.warden.fence(remaining) {
+                tracing::warn!(error = %e, "nobody ends the guests should this process be stopped");
+            }
+        }
         let kill_at = self.agent.clock().kill_at();
         if self.told == Some(kill_at) {
             return;

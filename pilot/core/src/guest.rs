@@ -122,6 +122,9 @@ pub struct Lease {
     pub expiry: Mono,
     /// Left out of an answer while it was alive.
     pub lost: bool,
+    /// Its expiry passed while it had a guest: that guest is dead or dies, whatever an answer
+    /// that was on its way says.
+    pub expired: bool,
     /// Guest-running time up to the last time that it stopped running.
     pub ran: Span,
     /// What a suspend would have to write, as last measured.
@@ -147,6 +150,7 @@ impl Lease {
             stage: Stage::Staging,
             expiry,
             lost: false,
+            expired: false,
             ran: order.run,
             bytes: None,
             console_bytes: 0,

@@ -25,6 +25,8 @@ enum Act {
     End(u64),
     Deaf(u64),
     JumpWall(i64),
+    /// The pilot is stopped for so many seconds.
+    Stop(u64, bool),
     PowerOff(usize),
     Crash(usize),
     Forget(usize),
@@ -64,6 +66,7 @@ fn acts() -> impl Strategy<Value = Act> {
         2 => (0..1500u64).prop_map(Act::End),
         2 => (1..200u64).prop_map(Act::Deaf),
         1 => (-5_000_000..5_000_000i64).prop_map(Act::JumpWall),
+        2 => (1..200u64, any::<bool>()).prop_map(|(secs, first)| Act::Stop(secs, first)),
         1 => (0..8usize).prop_map(Act::PowerOff),
         1 => (0..8usize).prop_map(Act::Crash),
         1 => (0..8usize).prop_map(Act::Forget),
@@ -132,6 +135,13 @@ fn act(world: &mut World, keys: &mut Vec<LeaseKey>, act: Act) {
         Act::End(secs) => world.end_told = Some(secs),
         Act::Deaf(secs) => world.deaf_until = world.now + secs * 1000,
         Act::JumpWall(ms) => world.jump_wall(ms),
+        Act::Stop(secs, guests_first) => {
+            // A pilot that is stopped past the end of its slot is not there any more.
+            let last_kill = world.agent.plan().last_kill.as_millis();
+            if world.exit.is_none() && world.now + secs * 1000 < last_kill {
+                world.stop(secs, guests_first);
+            }
+        }
         Act::PowerOff(n) => {
             if let Some(key) = keys.get(n).cloned() {
                 world.power_off(&key);

@@ -144,6 +144,40 @@ fn a_lost_broker_costs_the_guest_its_run_but_not_its_state() {
     assert_eq!(code(w.outcome(&key)), Some(ReasonCode::LeaseExpired));
 }
 
+/// Whether the pilot, when it runs again, first hears of its guest or of the broker, whose answer
+/// to the last sync may have been on its way all the time.
+#[test]
+fn a_pilot_that_is_stopped_until_its_lease_is_over_says_what_became_of_the_guest() {
+    for guests_first in [true, false] {
+        let mut w = World::new(Rules::default());
+        let key = w.grant("ws", spec(256, 3600));
+        running(&mut w, &key);
+        let other = w.grant("done", spec(256, 1));
+        w.run(30);
+        assert!(w.outcome(&other).is_some(), "{w}");
+        w.stop(30, guests_first);
+        w.run(5);
+        assert_eq!(
+            w.phase_of(&key),
+            Some(LeasePhase::Running),
+            "too short for anything: {w}"
+        );
+        w.stop(80, guests_first);
+        assert!(w.fenced.contains(&key), "{w}");
+        w.run(30);
+        assert_eq!(w.fenced.len(), 1, "{w}");
+        assert!(
+            matches!(w.outcome(&key), Some(EndOutcome::Killed { .. })),
+            "{w}"
+        );
+        assert_eq!(code(w.outcome(&key)), Some(ReasonCode::LeaseExpired), "{w}");
+        assert_eq!(w.agent.fence_at(), None, "{w}");
+        let next = w.grant("next", spec(256, 3600));
+        running(&mut w, &next);
+        assert!(w.agent.fence_at().is_some(), "{w}");
+    }
+}
+
 #[test]
 fn a_lease_that_the_broker_leaves_out_is_killed() {
     let mut w = World::new(Rules::default());

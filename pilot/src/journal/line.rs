@@ -109,6 +109,11 @@ pub struct Holder {
 }
 
 impl Holder {
+    /// What the markers of the slot's processes begin with.
+    pub fn marker_prefix(&self) -> String {
+        format!("{}.", self.slot)
+    }
+
     /// What the name of a blob under construction in the site's store begins with. Such a blob
     /// needs no entry: reclaim removes all that begin like this.
     pub fn blob_tmp_prefix(&self) -> String {

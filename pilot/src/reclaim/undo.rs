@@ -60,7 +60,7 @@ pub(super) fn remove_stale_entry(holder: &Holder) -> Report {
 }
 
 fn kill_all(recorded: &Recorded, limit: Duration, report: &mut Report) {
-    let prefix = format!("{}.", recorded.holder.slot);
+    let prefix = recorded.holder.marker_prefix();
     let mut targets: BTreeSet<ProcessId> = marked(&prefix).into_iter().collect();
     if Place::of(&recorded.holder.node) == Place::SameView {
         targets.extend(recorded.open.iter().filter_map(|open| open.process));

@@ -1,5 +1,6 @@
 //! The warden's own side: `pilot warden`.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -11,9 +12,9 @@ use nix::sys::signal::SigSet;
 use nix::time::{ClockId, clock_gettime};
 use protocol::codes::exit;
 
-use super::{GOODBYE, READY};
-use crate::host::processes::{ProcessId, wait_readable};
-use crate::journal::{JOURNAL_FILE, read};
+use super::{GOODBYE, NO_FENCE, READY};
+use crate::host::processes::{KillOutcome, ProcessId, marked, wait_readable};
+use crate::journal::{Holder, JOURNAL_FILE, read};
 use crate::reclaim::{Effort, ReclaimError, Report, reclaim};
 
 /// A warden that wakes up this long after the deadline was stopped itself, like the whole job;
@@ -21,6 +22,9 @@ use crate::reclaim::{Effort, ReclaimError, Report, reclaim};
 const OVERSLEPT: Duration = Duration::from_secs(2);
 /// How long a pilot that was stopped has to find out its new end and tell it.
 const GRACE: Duration = Duration::from_secs(10);
+/// Guests that are fenced are looked for again so often, until the pilot says something else: it
+/// may have been stopped in the moment in which it started one.
+const FENCED_LOOK: Duration = Duration::from_millis(250);
 /// How long each process may take to die, and the pilot to be gone after its end of the socket.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -40,6 +44,7 @@ pub struct WardenArgs {
 enum Woken {
     Goodbye,
     PilotGone,
+    FencePassed,
     DeadlinePassed,
 }
 
@@ -76,24 +81,34 @@ fn guard(args: &WardenArgs) -> Result<Option<Report>, Box<dyn std::error::Error>
     nix::unistd::setsid()?;
     prctl::set_name(c"pilot-warden")?;
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let pilot = read(&args.slot.join(JOURNAL_FILE))?.map(|recorded| recorded.holder.pilot);
+    let holder = read(&args.slot.join(JOURNAL_FILE))?.map(|recorded| recorded.holder);
+    let pilot = holder.as_ref().map(|holder| holder.pilot);
     // A pilot that has died already is noticed below.
     let _ = writeln!(socket, "{READY}");
     let mut watch = Watch {
         socket,
         heard: String::new(),
         deadline: now().saturating_add(Duration::from_millis(args.remaining_ms)),
+        fence: None,
     };
-    let force = match watch.wait(pilot) {
-        Woken::Goodbye => return Ok(None),
-        Woken::PilotGone => {
-            // Its files are closed a moment before it is dead to others.
-            if let Some(pilot) = pilot {
-                pilot.wait_gone(LIMIT);
+    let mut logged = BTreeSet::new();
+    let force = loop {
+        match watch.wait(pilot) {
+            Woken::Goodbye => return Ok(None),
+            Woken::PilotGone => {
+                // Its files are closed a moment before it is dead to others.
+                if let Some(pilot) = pilot {
+                    pilot.wait_gone(LIMIT);
+                }
+                break false;
             }
-            false
+            Woken::FencePassed => {
+                if let Some(holder) = &holder {
+                    end_guests(holder, &mut logged);
+                }
+            }
+            Woken::DeadlinePassed => break true,
         }
-        Woken::DeadlinePassed => true,
     };
     let effort = Effort {
         limit: LIMIT,
@@ -107,16 +122,45 @@ fn guard(args: &WardenArgs) -> Result<Option<Report>, Box<dyn std::error::Error>
     }
 }
 
+/// Kills the slot's guests, and no other thing: their files are the pilot's, which may wake up.
+/// They are known by their markers alone, because the journal may lie on what the pilot hangs on.
+/// Does not wait for their end: the next look shows it, and the pilot is heard in between.
+fn end_guests(holder: &Holder, logged: &mut BTreeSet<ProcessId>) {
+    for guest in marked(&holder.marker_prefix()) {
+        let how = guest.kill(Duration::ZERO);
+        if !logged.insert(guest) {
+            continue;
+        }
+        match how {
+            KillOutcome::WasGone => {}
+            KillOutcome::Killed | KillOutcome::Stuck => tracing::warn!(
+                process.pid = guest.pid,
+                "the pilot did not renew its leases in time; a guest's process was killed"
+            ),
+            KillOutcome::Refused(e) => tracing::error!(
+                process.pid = guest.pid,
+                error = %e,
+                "a guest whose lease has run out could not be killed"
+            ),
+        }
+    }
+}
+
 struct Watch {
     socket: UnixStream,
     heard: String,
     deadline: Duration,
+    /// No guest may live after this, unless the pilot says something else before.
+    fence: Option<Duration>,
 }
 
 impl Watch {
     fn wait(&mut self, pilot: Option<ProcessId>) -> Woken {
         loop {
-            let left = self.deadline.saturating_sub(now());
+            let next = self
+                .fence
+                .map_or(self.deadline, |fence| fence.min(self.deadline));
+            let left = next.saturating_sub(now());
             if wait_readable(&self.socket, left.min(Duration::from_secs(3600))) {
                 if let Some(woken) = self.listen() {
                     return woken;
@@ -127,6 +171,11 @@ impl Watch {
                     return Woken::DeadlinePassed;
                 }
                 self.deadline = now().saturating_add(GRACE);
+            } else if self.fence.is_some_and(|fence| now() >= fence) {
+                // Whether the pilot is stopped or this process was is all the same: the broker
+                // has not waited either.
+                self.fence = Some(now().saturating_add(FENCED_LOOK));
+                return Woken::FencePassed;
             }
         }
     }
@@ -146,6 +195,12 @@ impl Watch {
             }
             if let Some(Ok(ms)) = line.strip_prefix("remaining-ms ").map(str::parse) {
                 self.deadline = now().saturating_add(Duration::from_millis(ms));
+            }
+            if let Some(Ok(ms)) = line.strip_prefix("fence-ms ").map(str::parse) {
+                self.fence = Some(now().saturating_add(Duration::from_millis(ms)));
+            }
+            if line == NO_FENCE {
+                self.fence = None;
             }
             self.heard = rest.to_owned();
         }
@@ -183,6 +238,7 @@ mod tests {
             socket,
             heard: String::new(),
             deadline: now().saturating_add(Duration::from_secs(3600)),
+            fence: None,
         };
         for piece in ["remaining", "-ms 7200000\nnonsense\nremai", "ning-ms 100"] {
             pilot.write_all(piece.as_bytes()).unwrap();
@@ -194,5 +250,24 @@ mod tests {
         assert_eq!(watch.wait(None), Woken::Goodbye);
         drop(pilot);
         assert_eq!(watch.wait(None), Woken::PilotGone);
+    }
+
+    #[test]
+    fn a_fence_is_told_again_and_again_until_it_is_lifted_or_the_deadline_comes() {
+        let (mut pilot, socket) = UnixStream::pair().unwrap();
+        let mut watch = Watch {
+            socket,
+            heard: String::new(),
+            deadline: now().saturating_add(Duration::from_secs(3600)),
+            fence: None,
+        };
+        pilot.write_all(b"fence-ms 0\n").unwrap();
+        assert_eq!(watch.wait(None), Woken::FencePassed);
+        assert_eq!(watch.wait(None), Woken::FencePassed);
+        pilot.write_all(b"fence-ms 0\nno-fence\n").unwrap();
+        assert_eq!(watch.listen(), None);
+        assert_eq!(watch.fence, None, "what was said last counts");
+        pilot.write_all(b"fence-ms 3000\nremaining-ms 0\n").unwrap();
+        assert_eq!(watch.wait(None), Woken::DeadlinePassed);
     }
 }

@@ -4,10 +4,15 @@
 //! pilot                                   warden (own session, all signals blocked)
 //!   start ── socket pair, `ready` ◄──────── waits
 //!   deadline ─────────────────────────────► must be over by then
+//!   fence, no fence ──────────────────────► no guest may live after that
 //!   goodbye ──────────────────────────────► exits
 //!   (dies) ── the socket closes ──────────► reclaims, exits
-//!   (hangs) ─ the deadline passes ────────► kills the pilot, reclaims, exits
+//!   (hangs) ─ the fence passes ───────────► kills the guests, goes on waiting
+//!           ─ the deadline passes ────────► kills the pilot, reclaims, exits
 //! ```
+//!
+//! The fence is the end of the leases: the broker gives their workspaces to other slots a margin
+//! after it, and a pilot that is stopped or hangs cannot give its guests up itself.
 //!
 //! It is started before anything else is created. LRMs kill by process tree, group, session or
 //! control group: where the warden is killed as well, the guests have gone by their
@@ -30,6 +35,7 @@ use crate::journal::{Journal, JournalError};
 
 const READY: &str = "ready";
 const GOODBYE: &str = "goodbye";
+const NO_FENCE: &str = "no-fence";
 
 /// Why the warden is not there.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +54,8 @@ pub enum WardenError {
         /// How long it was waited for.
         limit: Duration,
     },
-    /// It could not be told something: it is gone.
-    #[error("speak to the warden; it must have been killed")]
+    /// It could not be told something: it is gone, or does not listen.
+    #[error("speak to the warden; it must have been killed or stopped")]
     Gone {
         /// The system's answer.
         source: io::Error,
@@ -117,6 +123,8 @@ impl Warden {
             && BufReader::new(&self.socket).read_line(&mut word).is_ok()
             && word.trim() == READY;
         let process = ProcessId::of(self.child.id().cast_signed());
+        // A warden that is stopped and hears nothing must not hang the pilot.
+        let ready = ready && self.socket.set_nonblocking(true).is_ok();
         match process {
             Some(process) if ready => journal
                 .record_warden(process)
@@ -130,14 +138,32 @@ impl Warden {
     /// # Errors
     /// The warden is gone: then the guests have only their parent-death signal.
     pub fn deadline(&self, remaining: Duration) -> Result<(), WardenError> {
-        writeln!(&self.socket, "remaining-ms {}", remaining.as_millis())
+        self.tell(&format!("remaining-ms {}", remaining.as_millis()))
+    }
+
+    /// When guests may not live any more, from now on; none when there is no guest. Say it before
+    /// a guest is started.
+    ///
+    /// # Errors
+    /// The warden is gone: should this process be stopped, nobody ends its guests in time.
+    pub fn fence(&self, remaining: Option<Duration>) -> Result<(), WardenError> {
+        match remaining {
+            Some(remaining) => self.tell(&format!("fence-ms {}", remaining.as_millis())),
+            None => self.tell(NO_FENCE),
+        }
+    }
+
+    fn tell(&self, word: &str) -> Result<(), WardenError> {
+        // In one piece: half a word would spoil the next.
+        (&self.socket)
+            .write_all(format!("{word}\n").as_bytes())
             .map_err(|source| WardenError::Gone { source })
     }
 
     /// All is undone: sends the warden away and waits until it has gone. One that does not go
     /// within `limit` is killed.
     pub fn goodbye(mut self, limit: Duration) {
-        let told = writeln!(&self.socket, "{GOODBYE}").is_ok();
+        let told = self.tell(GOODBYE).is_ok();
         let process = ProcessId::of(self.child.id().cast_signed());
         if told && process.is_none_or(|process| process.wait_gone(limit)) {
             // It has ended: this only takes notice of it.

@@ -19,13 +19,26 @@ use protocol::resources::Resources;
 use protocol::time::{Span, Timestamp};
 use protocol::workspace::{AdvanceTo, Artefact, Context, Image, Network, Policy, WorkspaceSpec};
 
-#[derive(Default)]
 struct Book {
+    lease_ttl: Span,
     leases: BTreeMap<WorkspaceId, (Goal, Order)>,
     phases: BTreeMap<WorkspaceId, LeasePhase>,
     last: Option<SyncRequest>,
     leave: Option<Reason>,
     fenced: bool,
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Self {
+            lease_ttl: Span::from_secs(30),
+            leases: BTreeMap::new(),
+            phases: BTreeMap::new(),
+            last: None,
+            leave: None,
+            fenced: false,
+        }
+    }
 }
 
 type Shared = Arc<Mutex<Book>>;
@@ -107,6 +120,11 @@ impl FakeBroker {
         self.lock().leave = Some(reason);
     }
 
+    /// For answers from now on.
+    pub fn lease_ttl(&self, secs: u64) {
+        self.lock().lease_ttl = Span::from_secs(secs);
+    }
+
     pub fn fence(&self) {
         self.lock().fenced = true;
     }
@@ -159,7 +177,7 @@ async fn sync(State(book): State<Shared>, Json(request): Json<SyncRequest>) -> R
         version: 1,
         number: request.number,
         held: Span::ZERO,
-        lease_ttl: Span::from_secs(30),
+        lease_ttl: book.lease_ttl,
         leases: book
             .leases
             .iter()

@@ -3,7 +3,11 @@
 mod fake_broker;
 mod slot;
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+
 use nix::sys::signal::Signal;
+use pilot::exec_guest::MARKER_VARIABLE;
 use protocol::codes::{Reason, ReasonCode, exit};
 use protocol::lease::{EndOutcome, Goal, LeasePhase};
 use protocol::slot::{EndSource, PilotPhase};
@@ -123,6 +127,46 @@ fn a_fenced_pilot_leaves_at_once() {
     broker.fence();
     assert_eq!(pilot.wait(), exit::FENCED, "{}", pilot.stderr());
     assert!(!slot.store().join("states/ws-1.g1").exists());
+    slot.assert_empty();
+}
+
+#[test]
+fn while_it_is_stopped_its_warden_ends_its_guests_when_their_leases_run_out() {
+    let broker = FakeBroker::start();
+    broker.lease_ttl(6);
+    let slot = Slot::new(&broker, 600);
+    let mut pilot = slot.start();
+    broker.grant("ws-1", 3600);
+    eventually("the guest runs", || {
+        is_running(broker.phase("ws-1").as_ref())
+    });
+    // A null guest lives in the pilot: this process plays its hypervisor.
+    let recorded = pilot::journal::read(&slot.scratch().join("journal"));
+    let holder = recorded.unwrap().unwrap().holder;
+    let mut guest = Command::new("cat")
+        .env(MARKER_VARIABLE, format!("{}played", holder.marker_prefix()))
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _open = guest.stdin.take();
+    pilot.signal(Signal::SIGSTOP);
+    let mut how = None;
+    eventually("the played guest is dead", || {
+        how = guest.try_wait().unwrap();
+        how.is_some()
+    });
+    let how = how.unwrap();
+    assert_eq!(how.signal(), Some(9), "{how}\n{}", pilot.stderr());
+    assert!(holder.pilot.is_stopped(), "{}", pilot.stderr());
+    assert_eq!(broker.phase("ws-1"), Some(LeasePhase::Running));
+    pilot.signal(Signal::SIGCONT);
+    eventually("the pilot tells the end of its guest", || {
+        let phase = broker.phase("ws-1");
+        matches!(phase, Some(LeasePhase::Ended { outcome: EndOutcome::Killed { reason } })
+            if reason.code == ReasonCode::LeaseExpired)
+    });
+    broker.leave(Reason::new(ReasonCode::Surplus, "there is no work"));
+    assert_eq!(pilot.wait(), exit::OK, "{}", pilot.stderr());
     slot.assert_empty();
 }
 

@@ -107,6 +107,10 @@ kind = "null"
         self.dir.path().join("store")
     }
 
+    pub fn scratch(&self) -> PathBuf {
+        self.node().join("scratch")
+    }
+
     fn node(&self) -> PathBuf {
         self.dir.path().join("node")
     }

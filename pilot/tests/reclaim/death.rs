@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use pilot::exec_guest::Trampoline;
-use pilot::host::processes::ProcessId;
+use pilot::host::processes::{ProcessId, marked};
 use pilot::reclaim::{Effort, Swept, sweep};
 
 use crate::node::{Node, claim, eventually, pilot_program};
@@ -254,6 +254,32 @@ fn a_pilot_that_hangs_past_its_deadline_is_ended_with_its_slot() {
     eventually("the warden has undone everything and left", || {
         clean_but_for_the_state(&node)
     });
+}
+
+/// The broker gives the workspaces of a pilot that cannot speak to other slots.
+#[test]
+fn the_guests_of_a_stopped_pilot_die_when_their_leases_run_out_and_the_pilot_lives() {
+    let node = Node::new();
+    let mut actor = Actor::start(node.root(), Part::Fenced);
+    let guest = ProcessId::of(actor.settled().unwrap());
+    let journal = node.slot().join("journal");
+    let holder = pilot::journal::read(&journal).unwrap().unwrap().holder;
+    eventually("the pilot is stopped", || holder.pilot.is_stopped());
+    eventually("all processes of the slot are gone", || {
+        marked(&holder.marker_prefix()).is_empty()
+    });
+    assert!(guest.is_none_or(|guest| !guest.is_alive()));
+    assert!(holder.pilot.is_stopped(), "the pilot is not ended for it");
+    assert!(warden_of(&node).is_alive(), "the warden goes on waiting");
+    for theirs in ["journal", "guests/ws.g1/overlay"] {
+        assert!(node.slot().join(theirs).exists(), "{theirs} is the pilot's");
+    }
+    assert!(node.root().join("store/states/.tmp-ws.g2/memory").exists());
+    let pilot = Pid::from_raw(holder.pilot.pid);
+    kill(pilot, Signal::SIGCONT).unwrap();
+    let said = actor.wait_ended();
+    assert!(said.contains("test result: ok"), "{said}");
+    assert!(clean_but_for_the_state(&node), "{:#?}", node.snapshot());
 }
 
 /// LRMs with control groups kill everything at once.

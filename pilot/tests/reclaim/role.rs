@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -28,6 +29,9 @@ pub enum Part {
     Script { die_after: usize },
     /// The whole script with a warden, then lives on.
     WithWarden { deadline: Duration },
+    /// The whole script with a warden, then a fence, and right after it a SIGSTOP; when it is
+    /// continued, the clean end.
+    Fenced,
     /// The whole script with a warden, then the clean end.
     CleanEnd,
 }
@@ -37,6 +41,7 @@ impl Part {
         match self {
             Self::Script { die_after } => format!("script {die_after}"),
             Self::WithWarden { deadline } => format!("warden {}", deadline.as_millis()),
+            Self::Fenced => "fenced 0".to_owned(),
             Self::CleanEnd => "clean 0".to_owned(),
         }
     }
@@ -50,6 +55,7 @@ impl Part {
             "warden" => Self::WithWarden {
                 deadline: Duration::from_millis(number.parse().unwrap()),
             },
+            "fenced" => Self::Fenced,
             "clean" => Self::CleanEnd,
             other => panic!("no part {other}"),
         }
@@ -131,13 +137,23 @@ fn pilot_process() {
                 std::thread::park();
             }
         }
+        Part::Fenced => {
+            let mut script = Script::new(&root, usize::MAX);
+            let warden = script.play_with_warden(Duration::from_secs(3600));
+            warden.fence(Some(Duration::from_secs(3600))).unwrap();
+            warden.fence(None).unwrap();
+            warden.fence(Some(Duration::from_millis(300))).unwrap();
+            settle(&script);
+            raise(Signal::SIGSTOP).unwrap();
+            let how = script.children[0].wait().unwrap();
+            assert_eq!(how.signal(), Some(9), "{how}");
+            warden.fence(None).unwrap();
+            end(script, warden);
+        }
         Part::CleanEnd => {
             let mut script = Script::new(&root, usize::MAX);
             let warden = script.play_with_warden(Duration::from_secs(3600));
-            let journal = script.journal.take().unwrap();
-            let report = pilot::reclaim::finish(&journal, Duration::from_secs(30));
-            assert!(report.is_clean(), "{report}");
-            warden.goodbye(Duration::from_secs(30));
+            end(script, warden);
         }
     }
 }
@@ -148,6 +164,13 @@ fn pilot_process() {
 )]
 fn environment(name: &str) -> String {
     std::env::var(name).unwrap()
+}
+
+fn end(mut script: Script, warden: Warden) {
+    let journal = script.journal.take().unwrap();
+    let report = pilot::reclaim::finish(&journal, Duration::from_secs(30));
+    assert!(report.is_clean(), "{report}");
+    warden.goodbye(Duration::from_secs(30));
 }
 
 fn settle(script: &Script) {

@@ -144,6 +144,9 @@ impl Agent {
         };
         self.now = now;
         self.usage.pass(now.mono, self.leases.values());
+        for lease in self.leases.values_mut() {
+            lease.expired |= lease.has_guest() && now.mono >= lease.expiry;
+        }
         self.take(event);
         self.settle();
         std::mem::take(&mut self.effects)
@@ -199,6 +202,16 @@ impl Agent {
     /// The slot's clock, for looking at.
     pub fn clock(&self) -> &SlotClock {
         &self.clock
+    }
+
+    /// When somebody else has to end all guests here, unless a later step says otherwise: the
+    /// earliest expiry of a lease with a guest. That is after the moment at which the agent gives
+    /// the guest up, and before the broker, which waits a margin longer, gives the workspace away.
+    /// None without such a guest; a lease that the broker has ended does not count: the others are
+    /// not to die with its guest.
+    pub fn fence_at(&self) -> Option<Mono> {
+        let guarded = self.leases.values().filter(|l| l.has_guest() && !l.lost);
+        guarded.map(|l| l.expiry).min()
     }
 
     /// The eviction plan as of the last step.

@@ -54,7 +54,8 @@ impl Agent {
                 reason, permanent, ..
             } => match lease.stage.clone() {
                 Stage::Starting { .. } => {
-                    self.end(lease, EndOutcome::Failed { reason, permanent });
+                    let outcome = fenced(lease).unwrap_or(EndOutcome::Failed { reason, permanent });
+                    self.end(lease, outcome);
                 }
                 Stage::Killing { outcome, .. } => self.end(lease, outcome),
                 Stage::Staging
@@ -172,7 +173,8 @@ impl Agent {
         let text = format!("the suspend failed and was discarded: {reason}");
         self.note("suspend_failed", lease, text);
         if !guest_alive {
-            self.end(lease, EndOutcome::Killed { reason });
+            let outcome = fenced(lease).unwrap_or(EndOutcome::Killed { reason });
+            self.end(lease, outcome);
             return;
         }
         lease.failed_suspends = lease.failed_suspends.saturating_add(1);
@@ -208,14 +210,13 @@ impl Agent {
                     ),
                 }
             }
-            (Stage::Suspending { .. }, ExitHow::PoweredOff | ExitHow::Killed) => {
-                EndOutcome::Killed {
+            (Stage::Suspending { .. }, ExitHow::PoweredOff | ExitHow::Killed) => fenced(lease)
+                .unwrap_or_else(|| EndOutcome::Killed {
                     reason: Reason::new(
                         ReasonCode::SuspendFailed,
                         "the hypervisor ended before the suspend did",
                     ),
-                }
-            }
+                }),
             (
                 Stage::Staging
                 | Stage::Staged
@@ -230,10 +231,10 @@ impl Agent {
                     ExitHow::Killed => "the hypervisor was ended without our wish".to_owned(),
                     ExitHow::Crashed { text } => format!("the hypervisor ended: {text}"),
                 };
-                EndOutcome::Failed {
+                fenced(lease).unwrap_or_else(|| EndOutcome::Failed {
                     reason: Reason::new(ReasonCode::GuestCrashed, text),
                     permanent: false,
-                }
+                })
             }
             (Stage::Ended { .. }, _) => return,
         };
@@ -244,6 +245,15 @@ impl Agent {
         let data = serde_json::json!({"run_ms": lease.ran_at(self.now.mono).as_millis()});
         self.record(kind, Some(&lease.key), text, data);
     }
+}
+
+/// How a guest ends that ended by itself, as far as the pilot knows, after its lease had run out:
+/// the pilot did not run then, and its warden has ended the guest.
+fn fenced(lease: &Lease) -> Option<EndOutcome> {
+    let text = "the lease ran out while the pilot did not run; its warden ended the guest";
+    lease.expired.then(|| EndOutcome::Killed {
+        reason: Reason::new(ReasonCode::LeaseExpired, text),
+    })
 }
 
 fn lease_of(event: &Event) -> Option<&LeaseKey> {

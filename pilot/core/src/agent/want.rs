@@ -95,7 +95,7 @@ impl Agent {
                 late: false,
             };
         }
-        if now >= fence.kill_at {
+        if lease.expired || now >= fence.kill_at {
             return Want::Kill {
                 reason: expired("the lease ran out without word from the broker"),
                 late: true,

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pilot_core::agent::{Agent, Effect, Event, ExitHow, Signal};
-use pilot_core::guest::LeaseKey;
+use pilot_core::guest::{LeaseKey, Stage};
 use pilot_core::now::Now;
 use pilot_core::settings::Settings;
 use protocol::codes::{Reason, ReasonCode};
@@ -114,12 +114,16 @@ pub struct World {
     pub rules: Rules,
     pub agent: Agent,
     pub now: u64,
+    /// When the agent was last asked.
+    stepped: u64,
     wall_shift: i64,
     due: BTreeMap<(u64, u64), Due>,
     next: u64,
     guests: BTreeMap<LeaseKey, Guest>,
     pub book: BTreeMap<LeaseKey, Granted>,
     pub states: BTreeSet<LeaseKey>,
+    /// Guests that the warden has ended.
+    pub fenced: BTreeSet<LeaseKey>,
     pub deaf_until: u64,
     pub end_told: Option<u64>,
     pub leave: Option<Reason>,
@@ -177,12 +181,14 @@ impl World {
             rules,
             agent,
             now: 0,
+            stepped: 0,
             wall_shift: 0,
             due: BTreeMap::new(),
             next: 0,
             guests: BTreeMap::new(),
             book: BTreeMap::new(),
             states: BTreeSet::new(),
+            fenced: BTreeSet::new(),
             deaf_until,
             end_told: None,
             leave: None,
@@ -281,6 +287,51 @@ impl World {
         }
     }
 
+    /// The pilot is stopped for `secs` while its guests run on: nobody steps the agent, and its
+    /// warden ends the guests when the fence that it was told has passed. What happened meanwhile
+    /// is told after; news of the guests first, or after the rest.
+    pub fn stop(&mut self, secs: u64, guests_first: bool) {
+        let fence = self.agent.fence_at().map_or(u64::MAX, Mono::as_millis);
+        self.now += secs * 1000;
+        if self.now < fence {
+            return;
+        }
+        let alive = self.guests.iter().filter(|(_, g)| is_alive(g));
+        let keys: Vec<LeaseKey> = alive.map(|(k, _)| k.clone()).collect();
+        let mut news = Vec::new();
+        for lease in keys {
+            self.log.push(format!("{fence:>9} the warden ends {lease}"));
+            self.fenced.insert(lease.clone());
+            let guest = self.guests.get_mut(&lease).unwrap();
+            let was = std::mem::replace(&mut guest.vm, Vm::Gone);
+            let text = "killed by signal 9".to_owned();
+            let reason = Reason::new(ReasonCode::GuestCrashed, text.clone());
+            news.push(match was {
+                Vm::Starting => Event::StartFailed {
+                    lease,
+                    reason,
+                    permanent: false,
+                },
+                Vm::Suspending => Event::SuspendFailed {
+                    lease,
+                    reason,
+                    guest_alive: false,
+                },
+                Vm::Running | Vm::Paused | Vm::Staging | Vm::Staged | Vm::Gone => {
+                    let how = ExitHow::Crashed { text };
+                    Event::GuestExited { lease, how }
+                }
+            });
+        }
+        for event in news {
+            if guests_first {
+                self.step(event);
+            } else {
+                self.later(50, Due::Report(event));
+            }
+        }
+    }
+
     /// Lets `secs` pass.
     pub fn run(&mut self, secs: u64) {
         self.run_ms(secs * 1000);
@@ -292,7 +343,10 @@ impl World {
             let due = self.due.keys().next().map(|k| k.0);
             let wake = self.agent.next_wakeup().map(|m| m.as_millis());
             if let Some(wake) = wake {
-                assert!(wake > self.now, "it wants to be woken in the past\n{self}");
+                assert!(
+                    wake > self.stepped,
+                    "it wants to be woken in the past\n{self}"
+                );
             }
             let at = due.into_iter().chain(wake).min().unwrap_or(until);
             if at > until {
@@ -370,6 +424,7 @@ impl World {
             return;
         }
         let now = self.clocks();
+        self.stepped = self.now;
         if !matches!(
             event,
             Event::Tick | Event::SyncAnswered { .. } | Event::Probed(_)
@@ -586,6 +641,10 @@ impl World {
                 let entry = self.reported.entry(key.clone());
                 let first = entry.or_insert(outcome.clone()).clone();
                 assert_eq!(first, *outcome, "{key} ended in two ways\n{self}");
+                assert!(
+                    !self.fenced.contains(&key) || !matches!(outcome, EndOutcome::Failed { .. }),
+                    "{key} is said to have crashed, and was ended by the warden\n{self}"
+                );
                 if matches!(outcome, EndOutcome::Suspended { .. }) {
                     assert!(
                         self.states.contains(&key),
@@ -691,6 +750,32 @@ impl World {
         }
     }
 
+    /// What the warden was told is after the pilot's own last moment and before the broker's.
+    fn check_fence(&self) {
+        let fence = self.agent.fence_at().map(Mono::as_millis);
+        for lease in self.agent.leases() {
+            let key = &lease.key;
+            let alive = self.guests.get(key).is_some_and(is_alive);
+            if alive && !lease.lost {
+                let expiry = self.book[key].expiry.unwrap_or(0);
+                assert!(
+                    fence.is_some_and(|f| f <= expiry),
+                    "{key} is not fenced at {expiry} but at {fence:?}\n{self}"
+                );
+            }
+            if let Some(fence) = fence
+                && lease.has_guest()
+                && !lease.lost
+            {
+                let dying = matches!(lease.stage, Stage::Killing { .. });
+                assert!(
+                    dying || self.now < fence,
+                    "{key} was to be given up before {fence}\n{self}"
+                );
+            }
+        }
+    }
+
     /// The promises.
     fn check(&mut self) {
         let kill_at = self.agent.clock().kill_at();
@@ -724,6 +809,7 @@ impl World {
             rivals.count(),
             "a workspace runs twice\n{self}"
         );
+        self.check_fence();
         if self.exit.is_some() {
             assert!(
                 self.agent.leases().all(|l| !l.is_alive()),
