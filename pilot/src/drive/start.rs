@@ -78,23 +78,13 @@ pub(super) async fn start(
     // The only failure is that there is a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = BrokerClient::new(&slot.broker).map_err(|source| RunError::Access { source })?;
-    for (what, path) in [
-        ("the node-state directory", &paths.node_state),
-        ("the store", &paths.store),
-    ] {
-        fs::create_dir_all(path).map_err(|source| RunError::Directory {
-            what,
-            path: path.clone(),
-            source,
-        })?;
-    }
-    if let Some(parent) = paths.scratch.parent() {
-        fs::create_dir_all(parent).map_err(|source| RunError::Directory {
-            what: "the parent of the scratch directory",
-            path: parent.to_owned(),
-            source,
-        })?;
-    }
+    // The store is the site's and stays. The other directories must be there: what is made before
+    // the journal is there could not be undone.
+    fs::create_dir_all(&paths.store).map_err(|source| RunError::Directory {
+        what: "the store",
+        path: paths.store.clone(),
+        source,
+    })?;
     sweep(&paths.node_state);
     let claim = Claim {
         submit_key: &slot.submit_key,
@@ -104,26 +94,48 @@ pub(super) async fn start(
         node_state: &paths.node_state,
     };
     let journal = Journal::create(&claim).map_err(|source| RunError::Journal { source })?;
-    // From here on nothing may return without undoing the slot.
-    let result = equip(slot, &journal, client, events).await;
-    if result.is_err() {
-        let report = reclaim::finish(&journal, SWEEP_LIMIT);
-        for leftover in &report.leftovers {
-            tracing::error!(leftover.what = %leftover, "could not be removed");
+    // From here on nothing may return without undoing the slot, and nothing is created before the
+    // warden is there.
+    let trampoline = Trampoline::of_this_program();
+    let settings = settings(slot);
+    let remaining = warden_time(&slot_clock(slot, &settings)).as_duration();
+    let warden = match Warden::start(trampoline.pilot(), &journal, remaining, WARDEN_LIMIT) {
+        Ok(warden) => warden,
+        Err(source) => {
+            undo(&journal);
+            return Err(RunError::Warden { source });
+        }
+    };
+    match equip(slot, &journal, trampoline, settings, client, events).await {
+        Ok((agent, effects)) => Ok(Started {
+            agent,
+            effects,
+            warden,
+        }),
+        Err(e) => {
+            undo(&journal);
+            warden.goodbye(WARDEN_LIMIT);
+            Err(e)
         }
     }
-    result
 }
 
+fn undo(journal: &Journal) {
+    let report = reclaim::finish(journal, SWEEP_LIMIT);
+    for leftover in &report.leftovers {
+        tracing::error!(leftover.what = %leftover, "could not be removed");
+    }
+}
+
+/// Everything that the agent and its effects need, in a slot that is guarded.
 async fn equip(
     slot: &SlotFile,
     journal: &Journal,
+    trampoline: Trampoline,
+    settings: Settings,
     client: BrokerClient,
     events: UnboundedSender<Event>,
-) -> Result<Started, RunError> {
-    let trampoline = Trampoline::of_this_program();
-    let now = clock::now();
-    let settings = settings(slot);
+) -> Result<(Agent, Effects), RunError> {
     let boot = PilotBoot::new(&uuid::Uuid::new_v4().simple().to_string()).map_err(|e| {
         RunError::Runtime {
             source: std::io::Error::other(e),
@@ -136,30 +148,11 @@ async fn equip(
     };
     let hypervisor = Hypervisor::new(&slot.hypervisor, setup)
         .map_err(|source| RunError::Hypervisor { source })?;
-    let clock = SlotClock::new(
-        now,
-        slot.clock.end,
-        slot.facts().notice,
-        slot.facts().margin,
-        settings.word_stale_after,
-    );
-    // The hypervisor looks for its version while the warden gets ready.
-    let (facts, warden) = tokio::join!(host::inspect(slot, journal, &trampoline), async {
-        let remaining = warden_time(&clock).as_duration();
-        Warden::start(trampoline.pilot(), journal, remaining, WARDEN_LIMIT)
-    });
-    let warden = warden.map_err(|source| RunError::Warden { source })?;
-    let ready = facts
-        .map_err(|source| RunError::Host { source })
-        .and_then(|facts| Ok((facts, make_guests_directory(journal)?)));
-    let (facts, ()) = match ready {
-        Ok(ready) => ready,
-        Err(e) => {
-            warden.goodbye(WARDEN_LIMIT);
-            return Err(e);
-        }
-    };
-    let agent = Agent::new(now, slot.facts(), facts, boot, settings);
+    let facts = host::inspect(slot, journal, &trampoline)
+        .await
+        .map_err(|source| RunError::Host { source })?;
+    make_guests_directory(journal)?;
+    let agent = Agent::new(clock::now(), slot.facts(), facts, boot, settings);
     let effects = Effects::new(Tools {
         client,
         hypervisor,
@@ -169,11 +162,19 @@ async fn equip(
         events,
     });
     sweep_store(journal.holder().store.clone());
-    Ok(Started {
-        agent,
-        effects,
-        warden,
-    })
+    Ok((agent, effects))
+}
+
+/// The slot's clock by the slot file alone.
+fn slot_clock(slot: &SlotFile, settings: &Settings) -> SlotClock {
+    let facts = slot.facts();
+    SlotClock::new(
+        clock::now(),
+        slot.clock.end,
+        facts.notice,
+        facts.margin,
+        settings.word_stale_after,
+    )
 }
 
 /// The parent of the guests' own directories.

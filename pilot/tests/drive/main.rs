@@ -3,6 +3,8 @@
 mod fake_broker;
 mod slot;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
@@ -189,11 +191,15 @@ fn what_is_wrong_with_the_slot_is_said_and_nothing_is_left() {
     let broker = FakeBroker::start();
     let slot = Slot::new(&broker, 600);
     let good = slot.file_text();
+    let missing = slot.scratch().with_file_name("not-there");
+    let node_state = format!("node_state = \"{}\"\n[hypervisor]", missing.display());
     for (from, to, want) in [
         ("version = 1", "version = 7", "version 1"),
         ("notice = ", "notise = ", "notise"),
         ("/token\"", "/no-token\"", "no-token"),
         ("http://127.0.0.1", "http://broker.example.org", "https"),
+        ("/node/scratch", "/node/not/there", "existing directory"),
+        ("[hypervisor]", &node_state, "existing directory"),
     ] {
         slot.write_file(&good.replace(from, to));
         let mut pilot = slot.start();
@@ -201,4 +207,29 @@ fn what_is_wrong_with_the_slot_is_said_and_nothing_is_left() {
         assert!(pilot.stderr().contains(want), "{}", pilot.stderr());
         slot.assert_empty();
     }
+}
+
+/// A hypervisor that does not say its version, but what is there when it is asked.
+#[test]
+fn the_warden_is_there_before_anything_is_started_or_made() {
+    let broker = FakeBroker::start();
+    let slot = Slot::new(&broker, 600);
+    let program = slot.store().with_file_name("qemu");
+    let text = format!(
+        "#!/bin/sh\ncd '{}' && grep -q '\"op\":\"warden\"' journal && echo guarded, with: * >&2\nexit 3\n",
+        slot.scratch().display()
+    );
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let qemu = format!(
+        "kind = \"qemu\"\naccelerator = \"tcg\"\nbinary = \"{}\"",
+        program.display()
+    );
+    slot.write_file(&slot.file_text().replace("kind = \"null\"", &qemu));
+    let mut pilot = slot.start();
+    assert_eq!(pilot.wait(), exit::FAILED, "{}", pilot.stderr());
+    let said = pilot.stderr();
+    // Nothing but the journal: the guests' directory comes later.
+    assert!(said.contains("`guarded, with: journal`"), "{said}");
+    slot.assert_empty();
 }
