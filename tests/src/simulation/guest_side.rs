@@ -122,6 +122,8 @@ impl World {
         state: protocol::ids::StateId,
         run: Span,
     ) {
+        let here = self.truth.guests.get(&(pilot, lease.clone()));
+        let was_paused = here.is_none_or(|g| g.since.is_none());
         self.stands_still(pilot, &lease);
         let turn = self.turn(pilot, &lease);
         let memory = self.pilots[pilot]
@@ -148,6 +150,7 @@ impl World {
             bytes,
             took,
             fails,
+            was_paused,
         };
         self.plan(
             after,
@@ -204,7 +207,9 @@ impl World {
                 agent::Event::GuestExited { lease, how }
             }
             GuestWork::Suspend(work) if work.fails => {
-                self.executes(pilot, &lease);
+                if !work.was_paused {
+                    self.executes(pilot, &lease);
+                }
                 let reason = Reason::new(ReasonCode::DiskFull, "no space left on device");
                 agent::Event::SuspendFailed {
                     lease,

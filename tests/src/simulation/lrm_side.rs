@@ -340,7 +340,7 @@ impl World {
                     memory_mib: 4096,
                     disk_mib: 1000,
                 };
-                let minutes = self.chance.between(2, 40);
+                let minutes = self.chance.between(2, 15);
                 Some(Event::Submit(JobRequest::site(
                     resources,
                     Span::from_mins(minutes),

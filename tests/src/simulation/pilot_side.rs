@@ -233,7 +233,7 @@ impl World {
 
     fn send_to_broker(&mut self, pilot: PilotNumber, event: BrokerEvent, wire: Wire) {
         if self.pilots[pilot].cut_until <= self.now && self.fault(3) {
-            let cut = self.chance.millis(5_000, 400_000);
+            let cut = self.chance.millis(5_000, 900_000);
             self.pilots[pilot].cut_until = self.now + cut;
             self.tell(|| format!("the network of pilot {pilot} is cut for {cut}"));
         }

@@ -94,6 +94,8 @@ pub struct SuspendWork {
     pub took: Span,
     /// It will fail, with the guest alive.
     pub fails: bool,
+    /// The guest stood still before.
+    pub was_paused: bool,
 }
 
 /// A command of the broker to a batch system.
@@ -131,7 +133,7 @@ impl World {
     pub fn new(options: Options) -> Self {
         let mut chance = Chance::new(options.seed);
         let sites = Site::draw(&mut chance, &options);
-        let broker = BrokerSide::new(&sites);
+        let broker = BrokerSide::new(&sites, options.seed);
         let mut world = Self {
             options,
             now: BEGIN,
