@@ -35,6 +35,7 @@ async fn idle(options: &Options) -> Result<Figure> {
     let mut took = Vec::new();
     for _ in 0..SAMPLES {
         let slot = station.slot(&tap.url()).await?;
+        tap.forget();
         let pilot = station.pilot(&slot)?;
         let syncs = tap.wait("the pilot to sync", |passed| {
             matches!(passed, Passed::Answer(_)).then_some(())
@@ -60,12 +61,13 @@ async fn with_guest(options: &Options) -> Result<[Figure; 2]> {
     let (mut took, mut plain, mut beyond) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..SAMPLES {
         let slot = station.slot(&tap.url()).await?;
+        tap.forget();
         let pilot = station.pilot(&slot)?;
         let running = tap.wait("the guest to run", |p| phase(p, &id, &LeasePhase::Running));
         running.await.with_context(|| station.log(&slot))?;
         let alive = match round {
-            0 => guests.says(&id, "GUEST-FILLED", 1).await,
-            n => guests.says(&id, "GUEST-RESUMED", n).await,
+            0 => guests.says(&id, "GUEST-FILLED").await,
+            _ => guests.counts_on(&id).await,
         };
         alive.with_context(|| station.log(&slot))?;
         let evicted = until_empty(&station, &slot, pilot).await?;

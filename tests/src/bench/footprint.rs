@@ -29,6 +29,7 @@ pub(super) async fn run(options: &Options) -> Result<Vec<Figure>> {
     let (mut resident, mut together) = (Vec::new(), Vec::new());
     for _ in 0..SAMPLES {
         let slot = station.slot(&tap.url()).await?;
+        tap.forget();
         let pilot = station.pilot(&slot)?;
         for _ in 0..SYNCS {
             let sync = tap.wait("a sync", |p| matches!(p, Passed::Answer(_)).then_some(()));

@@ -54,12 +54,21 @@ impl<'a> Guests<'a> {
         Ok(view)
     }
 
-    /// Waits until the guest's console has `words` so often.
-    pub(super) async fn says(&self, id: &WorkspaceId, words: &str, times: usize) -> Result<()> {
+    /// Waits until the guest's console has these words.
+    pub(super) async fn says(&self, id: &WorkspaceId, words: &str) -> Result<()> {
         let what = format!("the guest to say {words}");
         until(&what, PATIENCE, async || {
-            let console = self.console(id).await?;
-            Ok((console.matches(words).count() >= times).then_some(()))
+            Ok(self.console(id).await?.contains(words).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until the guest counts on from now.
+    pub(super) async fn counts_on(&self, id: &WorkspaceId) -> Result<()> {
+        let before = CounterLog::read(&self.console(id).await?).last;
+        until("the guest to count on", PATIENCE, async || {
+            let now = CounterLog::read(&self.console(id).await?).last;
+            Ok((now > before).then_some(()))
         })
         .await
     }

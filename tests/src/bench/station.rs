@@ -171,9 +171,10 @@ accelerator = "tcg"
         );
         let states = fs::read_dir(self.store().join("states"));
         for entry in states.into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            if name.to_string_lossy().starts_with('.') {
-                left.push(name.to_string_lossy().into_owned());
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // A state whose removal has begun is no longer the slot's: the next pilot goes on.
+            if name.starts_with('.') && !name.ends_with(".gone") {
+                left.push(name);
             }
         }
         left

@@ -82,7 +82,7 @@ async fn measure(options: &Options, fill: u64) -> Result<Rates> {
     let guests = Guests::of(&station);
     let spec = requests::counter(&options.guest, "guest", fill + REST_MIB, fill, 100_000);
     let id = guests.queue(&spec).await?;
-    let filled = guests.says(&id, "GUEST-FILLED", 1).await;
+    let filled = guests.says(&id, "GUEST-FILLED").await;
     filled.with_context(|| station.log(&slot))?;
     let mut rates = Rates::default();
     let mut bytes = fill << 20;
@@ -97,6 +97,7 @@ async fn measure(options: &Options, fill: u64) -> Result<Rates> {
         drop(plain);
         let state = view.saved.context("the suspended guest has no state")?;
         forget(&station.store().join("states").join(state.id.as_str()))?;
+        tap.forget();
         guests.act(&id, WorkspaceAction::Resume).await?;
         let (begin, ()) = tap.wait("the lease", |p| granted(p, &id)).await?;
         let running = tap.wait("the guest to run", |p| phase(p, &id, &LeasePhase::Running));
@@ -113,7 +114,7 @@ async fn measure(options: &Options, fill: u64) -> Result<Rates> {
             rates.resumed[round],
         );
         bytes = written;
-        guests.says(&id, "GUEST-RESUMED", round + 1).await?;
+        guests.counts_on(&id).await?;
     }
     guests.is_unbroken(&id).await?;
     guests.cancel(&id).await?;

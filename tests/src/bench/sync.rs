@@ -47,7 +47,8 @@ pub(super) async fn run(options: &Options) -> Result<Vec<Figure>> {
     eprintln!("bench: {REQUESTS} requests and {PILOTS} pilot jobs are recorded");
 
     let owners = Owners::default();
-    let (puppets, arrival) = arrive(&station, given, &owners).await?;
+    let (puppets, registered) = register(&station, given, &owners).await?;
+    let (puppets, granted) = all(puppets, |_, puppet| take_a_guest(puppet)).await?;
     eprintln!("bench: {PILOTS} pilots have a guest each");
     let begin = clock::now();
     let (puppets, storm) = all(puppets, |_, puppet| as_fast_as_answered(puppet)).await?;
@@ -70,7 +71,7 @@ pub(super) async fn run(options: &Options) -> Result<Vec<Figure>> {
     )];
     for (what, took) in [
         ("as fast as answered", &storm),
-        ("all start at once", &arrival),
+        ("all ask for their first guest at once", &granted),
         ("each every 5 s, a tenth finish a guest", &usual),
     ] {
         for (name, percent) in [
@@ -89,6 +90,15 @@ pub(super) async fn run(options: &Options) -> Result<Vec<Figure>> {
             figures.push(figure);
         }
     }
+    figures.push(Figure {
+        samples: registered.len(),
+        ..Figure::one(
+            NAME,
+            "all register at once: slowest",
+            percentile(&registered, 100.0),
+            "ms",
+        )
+    });
     figures.push(Figure::one(
         NAME,
         "requests accepted, 32 clients at once",
@@ -145,8 +155,8 @@ async fn hand_pilots(station: &Station) -> Result<Vec<HandPilot>> {
     Ok(all)
 }
 
-/// All register at once and sync until each has a guest.
-async fn arrive(
+/// All at once.
+async fn register(
     station: &Station,
     given: Vec<HandPilot>,
     owners: &Owners,
@@ -155,17 +165,21 @@ async fn arrive(
     for one in given {
         let (owners, address) = (Arc::clone(owners), station.address);
         tasks.spawn(async move {
-            let (mut puppet, took) = Puppet::register(address, one, owners).await?;
-            let mut all = vec![ms(took)];
-            // The first sync gets the lease, the second says that its guest runs.
-            for _ in 0..2 {
-                all.push(ms(puppet.sync().await?));
-                ensure!(puppet.is_busy(), "a pilot with room got no guest");
-            }
-            anyhow::Ok((puppet, all))
+            let (puppet, took) = Puppet::register(address, one, owners).await?;
+            Ok((puppet, vec![ms(took)]))
         });
     }
     gather(tasks).await
+}
+
+/// The first sync gets the lease, the second says that its guest runs.
+async fn take_a_guest(mut puppet: Puppet) -> Result<Played> {
+    let mut took = Vec::new();
+    for _ in 0..2 {
+        took.push(ms(puppet.sync().await?));
+        ensure!(puppet.is_busy(), "a pilot with room got no guest");
+    }
+    Ok((puppet, took))
 }
 
 async fn all<F>(
@@ -207,7 +221,7 @@ async fn at_their_pace(n: usize, mut puppet: Puppet) -> Result<Played> {
     let mut took = Vec::new();
     for round in 0..ROUNDS {
         tokio::time::sleep_until((begin + PERIOD * round).into()).await;
-        let finishes = puppet.is_busy() && (n + round as usize) % FINISH == 0;
+        let finishes = puppet.is_busy() && (n + round as usize).is_multiple_of(FINISH);
         took.push(ms(if finishes {
             puppet.finish().await?
         } else {

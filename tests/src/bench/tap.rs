@@ -66,6 +66,11 @@ impl Tap {
         format!("http://{}", self.address)
     }
 
+    /// Forgets what went by until now.
+    pub(super) fn forget(&mut self) {
+        while self.passed.try_recv().is_ok() {}
+    }
+
     /// Waits for what `pick` takes; gives when it went by.
     pub(super) async fn wait<T>(
         &mut self,

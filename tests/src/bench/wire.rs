@@ -1,6 +1,8 @@
 //! HTTP/1.1 messages on a connection, one after the other: as much of it as pilot and broker use
 //! between them (bodies with a `Content-Length`).
 
+use std::io::ErrorKind;
+
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -66,8 +68,12 @@ impl Wire {
                 return Ok(Some(message));
             }
             self.rest.reserve(16 << 10);
-            let n = self.stream.read_buf(&mut self.rest).await;
-            if n.context("failed to read from a connection")? == 0 {
+            let n = match self.stream.read_buf(&mut self.rest).await {
+                Ok(n) => n,
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => 0,
+                Err(e) => return Err(e).context("failed to read from a connection"),
+            };
+            if n == 0 {
                 return Ok(None);
             }
         }

@@ -2,29 +2,33 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::process::Command;
 
 use super::{BENCHMARKS, Figure, Target};
 
-const HEAD: [&str; 7] = [
+const HEAD: [&str; 8] = [
     "benchmark",
     "what",
     "figure",
+    "samples",
     "baseline",
     "ratio",
     "target",
     "met",
 ];
 
-/// The machine that the figures are from.
+/// The kind of machine that the figures are from.
 pub fn machine() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo
+    let is_virtual = cpuinfo
         .lines()
-        .find_map(|line| {
-            line.strip_prefix("model name")
-                .and_then(|rest| rest.split_once(':'))
-        })
-        .map_or("unknown processor", |(_, model)| model.trim());
+        .find(|line| line.starts_with("flags"))
+        .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
+    let kind = if is_virtual {
+        "virtual machine with a virtual disk"
+    } else {
+        "physical machine"
+    };
     let cores = cpuinfo
         .lines()
         .filter(|line| line.starts_with("processor"))
@@ -39,18 +43,30 @@ pub fn machine() -> String {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split_whitespace().next().unwrap_or("unknown");
     format!(
-        "{cores} cores ({model}), {gib} GiB of memory, load {load} at the end; guests under software emulation (TCG)"
+        "{kind}, {cores} cores, {gib} GiB of memory, load {load} at the end; guests under software emulation (TCG)"
+    )
+}
+
+/// Today by UTC, as `date` says it.
+pub fn today() -> String {
+    let said = Command::new("date").args(["-u", "+%Y-%m-%d"]).output();
+    said.map_or_else(
+        |_| "unknown".to_owned(),
+        |said| String::from_utf8_lossy(&said.stdout).trim().to_owned(),
     )
 }
 
 /// The page `docs/benchmarks.md`.
-pub fn page(figures: &[Figure], machine: &str) -> String {
+pub fn page(figures: &[Figure], machine: &str, date: &str) -> String {
     let mut text = String::from(
         "# Benchmarks\n\
-         Made by `scripts/bench`; run it to get your machine's own figures. A baseline is measured in the same\n\
-         run on the same disk or machine, and where there is one the target is for the ratio.\n\n",
+         Made by `scripts/bench`; run it to get your machine's own figures, or `scripts/bench NAME` for one\n\
+         benchmark. A figure of several samples is their median, unless it says otherwise. A baseline is\n\
+         measured in the same run, in turns with the figure, on the same disk; where there is one the target\n\
+         is for the ratio. All programs run on one machine and speak plain HTTP over its loopback: a site's\n\
+         network and TLS come on top.\n\n",
     );
-    let _ = writeln!(text, "Machine: {machine}.\n");
+    let _ = writeln!(text, "Date: {date}. Machine: {machine}.\n");
     let _ = writeln!(
         text,
         "| {} |\n|{}",
@@ -62,7 +78,7 @@ pub fn page(figures: &[Figure], machine: &str) -> String {
     }
     text.push_str("\n## What each measures\n");
     for (name, what) in BENCHMARKS {
-        let _ = writeln!(text, "* `{name}`: {what}");
+        let _ = writeln!(text, "* `scripts/bench {name}`: {what}");
     }
     text
 }
@@ -93,12 +109,13 @@ pub fn table(figures: &[Figure]) -> String {
     lines.join("\n")
 }
 
-fn row(figure: &Figure) -> [String; 7] {
+fn row(figure: &Figure) -> [String; 8] {
     let baseline = figure.baseline.as_ref();
     [
         figure.bench.clone(),
         figure.metric.clone(),
         format!("{} {}", number(figure.value), figure.unit),
+        figure.samples.to_string(),
         baseline.map_or(String::new(), |b| {
             format!("{} {} ({})", number(b.value), figure.unit, b.what)
         }),
@@ -155,6 +172,7 @@ mod tests {
                 "suspend",
                 "512 MiB guest",
                 "412 MiB/s",
+                "5",
                 "500 MiB/s (dd)",
                 "0.825",
                 "at least 0.800",
@@ -165,11 +183,14 @@ mod tests {
 
     #[test]
     fn the_page_is_a_table_of_markdown() {
-        let page = page(&[figure()], "a machine");
+        let page = page(&[figure()], "a machine", "2026-01-02");
         assert!(
-            page.contains("|---|---|---|---|---|---|---|\n| suspend | 512 MiB guest |"),
+            page.contains("|---|---|---|---|---|---|---|---|\n| suspend | 512 MiB guest |"),
             "{page}"
         );
-        assert!(page.contains("Machine: a machine."), "{page}");
+        assert!(
+            page.contains("Date: 2026-01-02. Machine: a machine."),
+            "{page}"
+        );
     }
 }
