@@ -179,7 +179,7 @@ impl Installation {
             .into_iter()
             .chain(args.iter().copied())
             .collect();
-        said(run(&self.binaries.lrm, &args).await?)
+        said(&run(&self.binaries.lrm, &args).await?)
     }
 
     /// Runs `pilot-submit` as the user.
@@ -384,7 +384,7 @@ async fn client(
     let args = [
         "token", "create", "--config", &config, "--kind", kind, "--name", name,
     ];
-    let token = said(run(&binaries.broker, &args).await?)?;
+    let token = said(&run(&binaries.broker, &args).await?)?;
     let file = place.join(format!("{kind}.token"));
     fs::write(&file, &token)?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
@@ -403,7 +403,7 @@ async fn run(program: &Path, args: &[&str]) -> Result<Output> {
         .with_context(|| format!("failed to run {}", program.display()))
 }
 
-fn said(output: Output) -> Result<String> {
+fn said(output: &Output) -> Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

@@ -12,6 +12,10 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// `what` did not happen within `patience`; the message names it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the bound of a wait, not a measurement"
+)]
 pub async fn until<T, F>(what: &str, patience: Duration, mut probe: F) -> Result<T>
 where
     F: AsyncFnMut() -> Result<Option<T>>,

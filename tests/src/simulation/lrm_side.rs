@@ -127,7 +127,7 @@ impl World {
                     .job(start.job)
                     .and_then(|j| j.request.key.clone());
                 match key {
-                    Some(key) => self.pilot_lands(site, &start, key),
+                    Some(key) => self.pilot_lands(site, &start, &key),
                     None => {
                         // A job of the site itself: ends some time before its walltime.
                         let length = start.end.since(start.start).as_millis();

@@ -80,7 +80,7 @@ impl Pilot {
 
 impl World {
     /// The LRM has started the job of a pilot.
-    pub(super) fn pilot_lands(&mut self, site: usize, start: &Start, key: SubmitKey) {
+    pub(super) fn pilot_lands(&mut self, site: usize, start: &Start, key: &SubmitKey) {
         let number = self.pilots.len();
         self.summary.slots += 1;
         let config = &self.sites[site].config;
