@@ -4,7 +4,9 @@ use std::{fmt, io};
 
 use futures_util::StreamExt;
 use pilot_core::agent::Signal;
-use signal_hook::consts::signal::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
+use signal_hook::consts::signal::{
+    SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ,
+};
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook_tokio::SignalsInfo;
 
@@ -25,7 +27,11 @@ impl Signals {
     /// # Errors
     /// The system's.
     pub fn listen() -> io::Result<Self> {
-        let all = [SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGXCPU, SIGCONT, SIGHUP];
+        // SIGXFSZ says nothing to us, but must not kill: a state that is larger than the site's
+        // limit on files is a suspend that fails, by its write's error.
+        let all = [
+            SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGXCPU, SIGCONT, SIGHUP, SIGXFSZ,
+        ];
         let stream = SignalsInfo::<WithOrigin>::new(all)?;
         Ok(Self { stream })
     }
