@@ -4,7 +4,7 @@ use anyhow::Result;
 use e2e::harness::wait::{PATIENCE, until};
 use e2e::harness::{CounterLog, Guests, Installation, Setup, guest_dir};
 use e2e::requests;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use protocol::codes::ReasonCode;
 use protocol::ids::{EventSeq, WorkspaceId};
 use protocol::workspace::WorkspaceState;
@@ -212,4 +212,47 @@ async fn a_broker_that_is_away_for_the_whole_eviction_misses_nothing() -> Result
     it.start_broker().await?;
     ends_well(&it, &id, 12).await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_stopped_pilot_cannot_keep_a_guest_past_its_lease() -> Result<()> {
+    let Some(guest) = guest_dir()? else {
+        return Ok(());
+    };
+    let it = Installation::start(&Setup {
+        nodes: 2,
+        max_running: 2,
+        walltime: "120s",
+        ..setup()
+    })
+    .await?;
+    let counting = it.count_hypervisors();
+    let id = it
+        .queue(&requests::counter(&guest, "fenced", 192, 32, 12), "k1")
+        .await?;
+    counts_to(&it, &id, 3).await?;
+    let (guests, stopped) = (it.hypervisors(), it.pilots());
+    assert_eq!((guests.len(), it.signal_pilots(Signal::SIGSTOP)), (1, 1));
+    // The guest would go on: its pilot sleeps, and hears of no lease. Its warden ends it.
+    until(
+        "the guest of the old lease to be gone",
+        PATIENCE,
+        async || Ok((!it.hypervisors().contains(&guests[0])).then_some(())),
+    )
+    .await?;
+    let view = it.reaches(&id, WorkspaceState::Done).await?;
+    let story = it.story(&id).await?;
+    assert!(view.generation.0 >= 2, "{story}");
+    assert_eq!(counting.most(), 1, "a guest ran twice at once\n{story}");
+    // What the old pilot says when it wakes up changes nothing, and it leaves its node clean.
+    kill(stopped[0], Signal::SIGCONT)?;
+    it.is_clean().await?;
+    let log = CounterLog::read(&it.console(&id).await?);
+    assert_eq!((log.last, log.complaints.len()), (Some(12), 0), "{log:?}");
+    let finals = it.events(&id).await?;
+    let finals = finals
+        .iter()
+        .filter(|e| e.state.is_some_and(WorkspaceState::is_final));
+    assert_eq!(finals.count(), 1, "{}", it.story(&id).await?);
+    it.submits_are_unique().await
 }
