@@ -17,10 +17,9 @@ pub fn run(workshop: &Workshop, log: &mut Log) -> Result<Tally> {
     for page in &pages {
         let text = std::fs::read_to_string(page)
             .with_context(|| format!("failed to read {}", page.display()))?;
-        let folder = page.parent().unwrap_or(&workshop.root);
         let shown = page.strip_prefix(&workshop.root).unwrap_or(page).display();
         for link in links(&text) {
-            if leads_nowhere(folder, link) {
+            if leads_nowhere(page, link) {
                 faults.push(format!("{shown}: the link to {link} leads nowhere"));
             }
         }
@@ -91,12 +90,40 @@ fn links(text: &str) -> Vec<&str> {
     found
 }
 
-fn leads_nowhere(folder: &Path, link: &str) -> bool {
-    let path = link.split('#').next().unwrap_or_default();
-    !path.is_empty()
-        && !path.contains("://")
-        && !path.starts_with("mailto:")
-        && !folder.join(path).exists()
+/// Whether the link on `page` has no target: no such file, or no such heading in it.
+fn leads_nowhere(page: &Path, link: &str) -> bool {
+    if link.contains("://") || link.starts_with("mailto:") {
+        return false;
+    }
+    let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+    let target = match page.parent() {
+        Some(folder) if !path.is_empty() => folder.join(path),
+        Some(_) | None => page.to_path_buf(),
+    };
+    if heading.is_empty() || target.extension().is_none_or(|e| e != "md") {
+        return !target.exists();
+    }
+    std::fs::read_to_string(target).map_or(true, |text| {
+        !headings(&text).iter().any(|known| known == heading)
+    })
+}
+
+/// The names by which links reach the headings of a page.
+fn headings(text: &str) -> Vec<String> {
+    let mut in_code = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        } else if !in_code && line.starts_with('#') {
+            let words = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = words
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            found.push(kept.map(|c| if c == ' ' { '-' } else { c }).collect());
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -110,11 +137,28 @@ mod tests {
     }
 
     #[test]
-    fn a_link_must_lead_somewhere() {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        assert!(!leads_nowhere(here, "Cargo.toml#dependencies"));
-        assert!(!leads_nowhere(here, "https://example.org/x"));
-        assert!(!leads_nowhere(here, "#part"));
-        assert!(leads_nowhere(here, "nowhere.md"));
+    fn a_link_must_lead_to_a_file_and_a_heading() {
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("page.md");
+        let text = "# A page, `with` code\n```\n# no heading\n```\n## Part two\n";
+        std::fs::write(&page, text).unwrap();
+        std::fs::write(folder.path().join("code.rs"), "").unwrap();
+        for good in [
+            "page.md",
+            "page.md#part-two",
+            "#a-page-with-code",
+            "code.rs#L1",
+            "https://example.org/x#y",
+        ] {
+            assert!(!leads_nowhere(&page, good), "{good}");
+        }
+        for bad in [
+            "nowhere.md",
+            "#no-heading",
+            "page.md#part-three",
+            "nowhere.md#x",
+        ] {
+            assert!(leads_nowhere(&page, bad), "{bad}");
+        }
     }
 }
