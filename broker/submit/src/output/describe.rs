@@ -3,6 +3,7 @@
 use protocol::api::{
     EventView, Explanation, PilotState, PilotView, SiteView, SlotView, WorkspaceView,
 };
+use protocol::codes::ReasonCode;
 use protocol::resources::Resources;
 use protocol::slot::PilotPhase;
 use protocol::time::Timestamp;
@@ -41,7 +42,15 @@ pub fn workspace(w: &WorkspaceView, now: Timestamp) -> String {
         ),
     ];
     let reason = w.reason.as_ref();
-    lines.extend(reason.map(|r| ("reason", format!("{} [{}]", r.text, r.code))));
+    lines.extend(reason.map(|r| {
+        // "other" is no code that anybody could look up.
+        let text = if r.code == ReasonCode::Other {
+            r.text.clone()
+        } else {
+            format!("{} [{}]", r.text, r.code)
+        };
+        ("reason", text)
+    }));
     if let Some(slot) = &w.slot {
         let node = w.node.as_ref().map_or("an unknown node", |n| n.as_str());
         lines.push(("slot", format!("{slot} on {node}, lease {}", w.generation)));
@@ -263,6 +272,15 @@ mod tests {
         assert!(coloured.contains("\x1b["), "{coloured:?}");
         let plain = workspaces(&one(WORKSPACE), now(), &output(false));
         assert!(!plain.contains('\x1b'), "{plain:?}");
+    }
+
+    #[test]
+    fn a_reason_without_a_code_of_its_own_shows_none() {
+        let mut view: WorkspaceView = serde_json::from_str(WORKSPACE).unwrap();
+        let said = |view: &WorkspaceView| workspace(view, now()).contains(']');
+        assert!(said(&view));
+        view.reason.as_mut().unwrap().code = ReasonCode::Other;
+        assert!(!said(&view));
     }
 
     #[test]
