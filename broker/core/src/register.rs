@@ -33,11 +33,15 @@ impl Broker {
             let detail = format!("pilot job {key} has a later pilot than {}", request.boot);
             return Reply::refused(ErrorCode::Fenced, detail);
         }
-        let again = p.slot.as_ref().is_some_and(|s| {
-            s.boot == request.boot && s.facts.incarnation == request.slot.incarnation
-        });
-        if again && p.goodbye {
-            let detail = format!("pilot {} of {key} has said goodbye", request.boot);
+        let same_start = (p.slot.as_ref())
+            .filter(|s| s.facts.incarnation == request.slot.incarnation)
+            .map(|s| &s.boot);
+        let again = same_start == Some(&request.boot);
+        if same_start.is_some() && p.goodbye {
+            let detail = format!(
+                "the pilot of {key} has said goodbye to start {}: its slot is over",
+                request.slot.incarnation
+            );
             return Reply::refused(ErrorCode::Fenced, detail);
         }
         if again {

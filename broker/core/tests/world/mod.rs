@@ -95,6 +95,7 @@ pub fn site_config(name: &str, slot: Resources) -> SiteConfig {
 
 pub fn config(sites: Vec<SiteConfig>) -> BrokerConfig {
     BrokerConfig {
+        lease_ttl: Span::from_secs(60),
         sites,
         provision: ProvisionPolicy {
             attenuation: 1,

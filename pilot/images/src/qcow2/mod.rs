@@ -108,6 +108,12 @@ pub fn virtual_size(path: &Path, format: DiskFormat) -> io::Result<u64> {
                     "it is marked corrupt or keeps its data in another file",
                 ));
             }
+            if head[8..16] != [0; 8] {
+                return Err(io::Error::other(
+                    "it is a layer above another image, which would not be found; \
+                     flatten it with `qemu-img convert -O qcow2`",
+                ));
+            }
             let mut size = [0; 8];
             size.copy_from_slice(&head[24..32]);
             Ok(u64::from_be_bytes(size))
@@ -137,9 +143,12 @@ mod tests {
         let path = dir.path().join("a");
         create_layer(&path, 1 << 20).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes[79] |= 4;
-        std::fs::write(&path, &bytes).unwrap();
-        assert!(virtual_size(&path, DiskFormat::Qcow2).is_err());
+        for (byte, bit) in [(79, 4), (15, 1)] {
+            bytes[byte] |= bit;
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(virtual_size(&path, DiskFormat::Qcow2).is_err());
+            bytes[byte] &= !bit;
+        }
         for short in [&b""[..], b"QFI", &[0; 200]] {
             std::fs::write(&path, short).unwrap();
             assert!(virtual_size(&path, DiskFormat::Qcow2).is_err());
