@@ -136,7 +136,7 @@ fn row(figure: &Figure) -> [String; 8] {
 /// Three significant digits, no more than needed.
 fn number(value: f64) -> String {
     let digits = match value.abs() {
-        size if size >= 100.0 => 0,
+        size if size >= 100.0 || size.fract() == 0.0 => 0,
         size if size >= 10.0 => 1,
         size if size >= 1.0 => 2,
         _ => 3,
