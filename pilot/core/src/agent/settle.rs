@@ -123,8 +123,10 @@ impl Agent {
 
     fn settle_leaving(&mut self) {
         let clean_up_at = self.plan().clean_up_at;
+        // What is being deleted from the store is waited for: half of it would stay there.
+        let done = self.discarding.is_empty();
         if let Life::Leaving { give_up_at, told } = self.life
-            && (told || self.now.mono >= give_up_at.min(clean_up_at))
+            && ((told && done) || self.now.mono >= give_up_at.min(clean_up_at))
         {
             self.clean_up();
         }
