@@ -18,9 +18,9 @@ struct Args {
     /// Directory of the test guest
     #[arg(long, hide = true)]
     guest: PathBuf,
-    /// Write the summary to this file as one JSON object
-    #[arg(long, value_name = "FILE", default_value = "target/demo-summary.json")]
-    summary: PathBuf,
+    /// Write the summary to this file as one JSON object; to target/demo-summary.json if left out
+    #[arg(long, value_name = "FILE")]
+    summary: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -52,10 +52,14 @@ fn run(args: &Args) -> Result<bool> {
         }
     })?;
     println!("\nSummary\n{summary}");
+    let file = match &args.summary {
+        Some(file) => file.clone(),
+        None => args.programs.with_file_name("demo-summary.json"),
+    };
     let json = serde_json::to_string_pretty(&summary).context("failed to write JSON")?;
-    std::fs::write(&args.summary, json + "\n")
-        .with_context(|| format!("failed to write {}", args.summary.display()))?;
-    println!("  as JSON: {}", args.summary.display());
+    std::fs::write(&file, json + "\n")
+        .with_context(|| format!("failed to write {}", file.display()))?;
+    println!("  as JSON: {}", file.display());
     let faults = summary.faults();
     for fault in &faults {
         eprintln!("demo: {fault}");
