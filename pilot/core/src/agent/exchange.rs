@@ -132,9 +132,7 @@ impl Agent {
         self.discarded.retain(|s| reply.discard.contains(s));
         let expiry = LeaseTerms::expiry(sent, reply.held, reply.lease_ttl);
         self.take_leases(&reply.leases, expiry, reply.number);
-        // A pilot that leaves begins nothing that it might not see the end of; another is asked.
-        let stays = self.eviction.is_none() && matches!(self.life, Life::Serving);
-        for state in reply.discard.into_iter().filter(|_| stays) {
+        for state in reply.discard {
             let used = self
                 .leases
                 .values()
