@@ -367,10 +367,16 @@ fn a_daemon_that_is_killed_again_and_again_runs_each_job_once() {
         let all: serde_json::Value = serde_json::from_str(&text).unwrap();
         all["jobs"].as_array().unwrap().clone()
     };
+    let mut jobs = Vec::new();
     eventually("all jobs are over", || {
-        listing().iter().all(|j| j["state"] == "COMPLETED")
+        jobs = listing();
+        let alive = ["PENDING", "RUNNING", "COMPLETING"];
+        let over = |j: &serde_json::Value| !alive.contains(&j["state"].as_str().unwrap());
+        jobs.iter().all(over)
     });
-    let jobs = listing();
+    for job in &jobs {
+        assert_eq!(job["state"], "COMPLETED", "{job}\n{}", lab.log());
+    }
     for n in 0..tries {
         let key = format!("wp-{n}");
         let count = jobs.iter().filter(|j| j["key"] == key.as_str()).count();

@@ -57,6 +57,13 @@ impl Daemon {
     /// As [`start`](Self::start).
     pub fn run(&mut self) -> io::Result<()> {
         self.kill();
+        let socket = wire::socket_path(&self.dir);
+        // A child of the one that was killed may hold the old socket open for a moment: a
+        // connection to that would be taken for the new daemon.
+        match std::fs::remove_file(&socket) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -70,7 +77,6 @@ impl Daemon {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;
-        let socket = wire::socket_path(&self.dir);
         for _ in 0..2000 {
             if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
                 self.child = Some(child);

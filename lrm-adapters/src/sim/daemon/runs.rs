@@ -175,6 +175,8 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()
         .open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    // A script that is open for writing cannot be executed (ETXTBSY): it gets its name when closed.
+    drop(file);
     fs::rename(&new, path)?;
     match path.parent() {
         Some(parent) => fs::File::open(parent)?.sync_all(),

@@ -83,8 +83,9 @@ pub async fn serve(config: DaemonConfig, dir: &Path) -> Result<(), ServeError> {
     fs::create_dir_all(dir.join("runs")).map_err(used)?;
     let dir = fs::canonicalize(dir).map_err(used)?;
     let lock = File::create(dir.join("lock")).map_err(used)?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| ServeError::Taken { dir: dir.clone() })?;
+    let _lock = take(lock)
+        .await
+        .ok_or_else(|| ServeError::Taken { dir: dir.clone() })?;
     let state =
         State::load_or_new(&dir, &config, clock::now()).map_err(|source| ServeError::Load {
             file: dir.join("state.json"),
@@ -116,6 +117,19 @@ pub async fn serve(config: DaemonConfig, dir: &Path) -> Result<(), ServeError> {
         .run(listener)
         .await
         .map_err(|source| ServeError::SetUp { source })
+}
+
+/// Takes the lock of the directory. A daemon that was killed while it started a supervisor has left
+/// a child that holds its lock until it becomes the supervisor: that is waited for.
+async fn take(mut lock: File) -> Option<Flock<File>> {
+    for _ in 0..20 {
+        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Some(locked),
+            Err((file, _)) => lock = file,
+        }
+        sleep(LOOK / 2).await;
+    }
+    None
 }
 
 /// An answer on its way to the command.
