@@ -77,6 +77,7 @@ pub fn start(
         sim.queue.clone_from(queue);
         sim.rerunnable = *rerunnable;
         sim.timeout = site.command_timeout;
+        sim.prefix.clone_from(&site.command_prefix);
         let site_loop = Arc::new(SiteLoop {
             name: name.clone(),
             site: site.clone(),

@@ -12,6 +12,7 @@
 pub mod command;
 pub mod conformance;
 pub mod contract;
+mod job_script;
 pub mod sim;
 
 pub use contract::{Capabilities, LocalResourceManager, Lrm};

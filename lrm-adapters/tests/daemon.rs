@@ -408,8 +408,12 @@ fn a_job_outlives_its_supervisor_and_its_end_is_noticed() {
     let (go, out) = (lab.path("go"), lab.path("out"));
     let script = format!("echo up; while [ ! -e '{go}' ]; do sleep 0.02; done");
     let id = lab.submit(&["--output", &out], &script);
-    eventually("it runs", || lab.text("out") == "up\n");
-    let said = std::fs::read_to_string(lab.daemon.dir().join("runs/1/supervisor")).unwrap();
+    let run = lab.daemon.dir().join("runs/1");
+    // A supervisor that dies before it has written down whom it started leaves a job that failed.
+    eventually("it runs and its supervisor has said so", || {
+        lab.text("out") == "up\n" && run.join("pid").exists()
+    });
+    let said = std::fs::read_to_string(run.join("supervisor")).unwrap();
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
     let pid = i32::try_from(said["pid"].as_i64().unwrap()).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();

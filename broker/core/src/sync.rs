@@ -205,19 +205,27 @@ impl Broker {
         }
     }
 
-    /// The pilot has no guests and will not sync again: its leases are over by its word.
+    /// The pilot has no guests and will not sync again: its leases are over by its word. Of one
+    /// that it calls alive in the same breath it is not known which word is true: that one ends
+    /// at its expiry.
     fn goodbye(&mut self, now: Timestamp, key: &SubmitKey, unspoken: Vec<LeaseRecord>) {
         let spoken: Vec<_> = (self.tables.leases_of(key))
             .filter(|l| l.hold == Hold::Held)
-            .cloned()
+            .filter(|l| unspoken.iter().all(|u| u.workspace != l.workspace))
+            .map(|l| l.workspace.clone())
             .collect();
+        for id in spoken {
+            let why = "its pilot left and still spoke of it".to_owned();
+            self.tables
+                .edit_lease(&id, |l| l.hold = Hold::Orphaned { why });
+        }
         let Some(boot) = (self.tables.pilots.get(key))
             .and_then(|p| p.slot.as_ref())
             .map(|s| s.boot.clone())
         else {
             return;
         };
-        for l in unspoken.into_iter().chain(spoken) {
+        for l in unspoken {
             if l.boot != boot || !self.tables.leases.contains_key(&l.workspace) {
                 continue;
             }

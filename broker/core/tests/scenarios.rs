@@ -779,6 +779,20 @@ fn a_pilot_that_leaves_takes_nothing_with_it() {
 }
 
 #[test]
+fn a_pilot_that_leaves_and_calls_a_guest_alive_is_not_believed() {
+    let mut w = one_site();
+    let (id, p) = running(&mut w, hour());
+    w.pilots[p].leaving = true;
+    assert!(!w.pilots[p].guests.is_empty());
+    sync_now(&mut w, p);
+    assert_eq!(w.state(&id), WorkspaceState::Running);
+    w.pass_ticking(TTL);
+    assert_eq!(w.state(&id), WorkspaceState::Running, "within the margin");
+    w.pass_ticking(MARGIN + Span::from_secs(1));
+    assert_eq!(w.state(&id), WorkspaceState::Queued);
+}
+
+#[test]
 fn after_a_restart_the_pilots_have_a_full_lease_to_come_back() {
     let mut w = one_site();
     let (id, p) = running(&mut w, hour());

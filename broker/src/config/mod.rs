@@ -85,6 +85,8 @@ pub struct Site {
     pub poll: Span,
     /// Bound of each LRM command.
     pub command_timeout: Span,
+    /// Put before each LRM command, as `["ssh", "login1"]`.
+    pub command_prefix: Vec<String>,
     /// Notice and safety, for the pilot's slot file.
     pub notice: Span,
     /// See there.

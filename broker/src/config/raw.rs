@@ -138,6 +138,7 @@ section! { /// `[site.NAME]` and `[site-defaults]`
         overhead: SpanText,
         poll: SpanText,
         command_timeout: SpanText,
+        command_prefix: Vec<String>,
         walltime_min: SpanText,
         walltime_max: SpanText,
         notice: SpanText,

@@ -86,6 +86,7 @@ pub(super) fn site(
     let site = Site {
         poll: span_from(LEAST, raw.poll, &key("poll"))?,
         command_timeout: span_from(LEAST, raw.command_timeout, &key("command_timeout"))?,
+        command_prefix: have(raw.command_prefix.clone(), &key("command_prefix"))?,
         notice,
         margin,
         lrm: lrm(&keys, raw, tls, listen)?,

@@ -12,6 +12,7 @@ use protocol::time::Span;
 
 use crate::command::{CommandError, Output, Runner};
 use crate::contract::{Capabilities, LocalResourceManager};
+use crate::job_script;
 use crate::sim::profiles::Launch;
 
 /// How to reach a simulated LRM.
@@ -97,7 +98,7 @@ impl LocalResourceManager for SimLrm {
         let text = render::script(&self.settings, job);
         let written = tokio::task::spawn_blocking({
             let script = script.clone();
-            move || render::write_script(&script, &text)
+            move || job_script::write_script(&script, &text)
         })
         .await;
         match written {

@@ -79,11 +79,16 @@ impl SlotClock {
             },
         };
         self.words.insert(source, word);
+        let kill = self.kill_at();
+        if let Some(s) = &mut self.signalled {
+            s.kill = s.kill.min(kill);
+        }
         self.end() != before
     }
 
     /// The LRM has signalled: it kills after its notice, or when it would have anyway. From now
-    /// on no word about the slot's end moves that later, and a repeated signal can only shorten. Returns true when the kill time has moved.
+    /// on every word about the slot's end, and every repeated signal, can only shorten that.
+    /// Returns true when the kill time has moved.
     pub fn signal(&mut self, now: Now) -> bool {
         let before = self.kill_at();
         let kill = before.min(now.mono + self.notice.minus(self.margin));
@@ -264,6 +269,13 @@ mod tests {
         c.signal(at(610));
         c.hear(at(611), EndSource::Probe, wall(9000));
         assert_eq!(c.kill_at(), mono(628), "no later than known at the signal");
+        c.hear(at(612), EndSource::Probe, wall(590));
+        c.hear(at(613), EndSource::Probe, wall(9000));
+        assert_eq!(
+            c.kill_at(),
+            mono(618),
+            "no later than ever told since the signal"
+        );
 
         let mut c = clock();
         c.hear(at(0), EndSource::Drain, wall(50));

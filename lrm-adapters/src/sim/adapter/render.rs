@@ -1,15 +1,9 @@
-//! The job script and the command lines. Pure, but for the writing of the script.
-
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+//! The job script and the command lines. Pure.
 
 use protocol::lrm::PilotJob;
-use protocol::slot_file::{BrokerAccess, HypervisorSection};
-use serde::Serialize;
 
 use super::SimLrmSettings;
+use crate::job_script::{self, OnNode, ProbeWord};
 use crate::sim::profiles::Launch;
 
 /// A whole `sim-lrm` command line.
@@ -59,145 +53,30 @@ pub(super) fn submit_args(settings: &SimLrmSettings, job: &PilotJob) -> Vec<Stri
     args
 }
 
-/// The parts of the slot file that do not depend on the start of the job.
-#[derive(Serialize)]
-struct Head<'a> {
-    version: u32,
-    site: &'a str,
-    submit_key: &'a str,
-}
+/// What the simulated LRM tells a job by its environment.
+const LINES: &str = r#"wp_job=$SIMLRM_JOB_ID
+wp_start_tag=$SIMLRM_RESTARTS
+wp_incarnation=$SIMLRM_JOB_ID/$SIMLRM_RESTARTS/$SIMLRM_START
+wp_node=$SIMLRM_NODE
+wp_cores=$SIMLRM_CORES
+wp_memory_mib=$SIMLRM_MEMORY_MIB
+wp_disk_mib=$SIMLRM_DISK_MIB
+wp_start=$SIMLRM_START
+wp_end=$SIMLRM_END"#;
 
-#[derive(Serialize)]
-struct Tail<'a> {
-    broker: &'a BrokerAccess,
-    hypervisor: &'a HypervisorSection,
-}
-
-/// The job: makes its scratch directory, writes its slot file from what the LRM says, and
-/// becomes the pilot, so that the LRM's signals reach the pilot itself.
+/// The job.
 pub(super) fn script(settings: &SimLrmSettings, job: &PilotJob) -> String {
-    let quote = |text: &str| shell_words::quote(text).into_owned();
-    let head = toml_text(&Head {
-        version: 1,
-        site: job.site.as_str(),
-        submit_key: job.key.as_str(),
-    });
-    let tail = toml_text(&Tail {
-        broker: &job.broker,
-        hypervisor: &job.hypervisor,
-    });
-    let scratch = job
-        .scratch
-        .join(format!("{}.r", job.key))
-        .display()
-        .to_string();
-    let open = toml_string(&scratch);
-    let open = open.strip_suffix('"').unwrap_or(&open);
-    let probe = [
-        settings.binary.display().to_string(),
-        "--dir".to_owned(),
-        settings.dir.display().to_string(),
-        "end".to_owned(),
-    ]
-    .map(|part| toml_string(&part))
-    .join(", ");
-    // Everything that is known now goes through one quoted here-document each; everything that
-    // only the node knows comes from the LRM's variables, which hold digits and node names.
-    let lines: [(&str, String); 10] = [
-        ("%s\n", quote(head.trim_end())),
-        (
-            "incarnation = \"%s/%s/%s\"\n",
-            r#""$SIMLRM_JOB_ID" "$SIMLRM_RESTARTS" "$SIMLRM_START""#.to_owned(),
-        ),
-        ("lrm_job_id = \"%s\"\n", r#""$SIMLRM_JOB_ID""#.to_owned()),
-        ("node = \"%s\"\n", r#""$SIMLRM_NODE""#.to_owned()),
-        (
-            "\n[resources]\ncores = %s\nmemory = \"%s MiB\"\ndisk = \"%s MiB\"\n",
-            r#""$SIMLRM_CORES" "$SIMLRM_MEMORY_MIB" "$SIMLRM_DISK_MIB""#.to_owned(),
-        ),
-        (
-            "\n[clock]\nstart = %s\nend = %s\n",
-            r#""$SIMLRM_START" "$SIMLRM_END""#.to_owned(),
-        ),
-        (
-            "%s\n",
-            quote(&format!(
-                "notice = \"{}ms\"\nmargin = \"{}ms\"",
-                job.notice.as_millis(),
-                job.margin.as_millis()
-            )),
-        ),
-        (
-            "\n[probe]\ncommand = [%s, \"%s\"]\n",
-            format!(r#"{} "$SIMLRM_JOB_ID""#, quote(&probe)),
-        ),
-        (
-            "\n[paths]\nscratch = %s%s\"\n%s\n\n",
-            format!(
-                r#"{} "$SIMLRM_RESTARTS" {}"#,
-                quote(open),
-                quote(&format!(
-                    "store = {}",
-                    toml_string(&job.store.display().to_string())
-                ))
-            ),
-        ),
-        ("%s\n", quote(tail.trim_end())),
-    ];
-    let mut script = format!(
-        "#!/bin/sh\n# Pilot job {} of site {}, for the simulated LRM.\nset -eu\numask 077\n",
-        job.key, job.site
-    );
-    let _ = writeln!(script, "slot={}\"$SIMLRM_RESTARTS\"", quote(&scratch));
-    let _ = writeln!(script, "mkdir -p -- \"$slot\"\n{{");
-    for (format, args) in lines {
-        let format = quote(&format.replace('\n', "\\n"));
-        let _ = writeln!(script, "  printf {format} {args}");
-    }
-    let _ = writeln!(script, "}} > \"$slot/slot.toml.new\"");
-    let _ = writeln!(script, "mv -- \"$slot/slot.toml.new\" \"$slot/slot.toml\"");
-    let program = quote(&job.program.display().to_string());
-    let _ = writeln!(script, "exec {program} run --slot \"$slot/slot.toml\"");
-    script
-}
-
-/// # Panics
-/// Never: the types that are written are plain tables of texts.
-fn toml_text(value: &impl Serialize) -> String {
-    toml::to_string(value).expect("plain tables can be written as TOML")
-}
-
-/// A TOML basic string: always in double quotes, so that a variable can be put before the last.
-fn toml_string(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => {
-                out.push('\\');
-                out.push(c);
-            }
-            c if c.is_control() => {
-                let _ = write!(out, "\\u{:04X}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-/// Writes the script whole or not at all.
-pub(super) fn write_script(path: &Path, text: &str) -> std::io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o700)
-        .open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)
+    let mut probe: Vec<ProbeWord> = command(settings, &["end".to_owned()])
+        .into_iter()
+        .map(ProbeWord::Text)
+        .collect();
+    probe.push(ProbeWord::Job);
+    let on_node = OnNode {
+        lrm: "the simulated LRM",
+        lines: LINES,
+        probe: Some(&probe),
+    };
+    job_script::script(job, &on_node)
 }
 
 #[cfg(test)]

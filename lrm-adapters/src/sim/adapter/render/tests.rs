@@ -1,44 +1,12 @@
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
-use protocol::ids::{SiteName, SubmitKey};
-use protocol::resources::Resources;
-use protocol::slot_file::{Accelerator, HypervisorKind, SlotFile};
+use protocol::slot_file::SlotFile;
 use protocol::time::Span;
 
 use super::*;
-
-fn job(home: &Path) -> PilotJob {
-    PilotJob {
-        key: SubmitKey::new("wp-7").unwrap(),
-        site: SiteName::new("lab").unwrap(),
-        program: home.join("it's a $(pilot)"),
-        directory: home.to_owned(),
-        resources: Resources {
-            cores: 2,
-            memory_mib: 1024,
-            disk_mib: 4096,
-        },
-        walltime: Span::from_mins(10),
-        min_walltime: Some(Span::from_mins(5)),
-        notice: Span::from_secs(30),
-        margin: Span::from_secs(2),
-        broker: BrokerAccess {
-            url: "http://127.0.0.1:1".to_owned(),
-            token_file: home.join("to\"k'en"),
-            ca_file: Some(PathBuf::from("/etc/ca %s\\n.pem")),
-        },
-        hypervisor: HypervisorSection {
-            kind: HypervisorKind::Qemu,
-            accelerator: Some(Accelerator::Tcg),
-            binary: None,
-            machine: None,
-            cpu: Some("qemu64,+x".to_owned()),
-        },
-        scratch: home.join("scr\\a'\"tch $USER `id`"),
-        store: home.join("sto're %d"),
-    }
-}
+use crate::job_script::testing::awkward_job as job;
+use crate::job_script::write_script;
 
 fn settings(home: &Path) -> SimLrmSettings {
     SimLrmSettings::new(home.join("sim-lrm '\"$x"), home.join("lrm %s"))
