@@ -3,9 +3,11 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::{self, ScopedJoinHandle};
 
 use protocol::ids::StateId;
 
@@ -54,6 +56,8 @@ pub struct StateWriter {
     id: StateId,
     dir: PathBuf,
     files: Vec<FileEntry>,
+    /// Files that the commit has to make durable.
+    unsynced: Vec<(PathBuf, File)>,
     written: u64,
     decision: Decision,
     committed: bool,
@@ -90,6 +94,7 @@ impl StateWriter {
             id: id.clone(),
             dir,
             files: Vec::new(),
+            unsynced: Vec::new(),
             written: 0,
             decision: Decision::default(),
             committed: false,
@@ -132,34 +137,32 @@ impl StateWriter {
     /// Takes in a file that `recorder` has written, at the end of its stream.
     ///
     /// # Errors
-    /// It could not be written, or can't be made durable.
+    /// It could not be written.
     pub fn add_recorded(&mut self, name: &str, recorder: Recorder) -> Result<(), StateError> {
         let path = self.path(name);
         let (digest, bytes) = recorder
             .finish()
             .map_err(|e| StateError::io("write", &path, e))?;
         self.check_open()?;
-        File::open(&path)
-            .and_then(|file| file.sync_all())
-            .map_err(|e| StateError::io("make durable", &path, e))?;
+        let file = File::open(&path).map_err(|e| StateError::io("open", &path, e))?;
         self.enter(name, bytes, &digest)?;
+        self.unsynced.push((path, file));
         self.written += bytes;
         Ok(())
     }
 
-    /// Takes in a file that is already in the directory: syncs and hashes it.
+    /// Takes in a file that is already in the directory: hashes it.
     ///
     /// # Errors
-    /// It can't be read or made durable.
+    /// It can't be read.
     pub fn add(&mut self, name: &str) -> Result<(), StateError> {
         let path = self.path(name);
-        let failed = |e| StateError::io("make durable", &path, e);
-        let mut file = File::open(&path).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
+        let mut file = File::open(&path).map_err(|e| StateError::io("open", &path, e))?;
         self.check_open()?;
         let (digest, bytes) = digest_file(&mut file, Algorithm::Blake3)
             .map_err(|e| StateError::io("hash", &path, e))?;
         self.enter(name, bytes, &digest)?;
+        self.unsynced.push((path, file));
         self.written += bytes;
         Ok(())
     }
@@ -258,10 +261,11 @@ impl StateWriter {
             serde_json::to_vec_pretty(&manifest).map_err(|e| failed(io::Error::other(e)))?;
         text.push(b'\n');
         let mut file = create_new(&path).map_err(failed)?;
-        file.write_all(&text)
-            .and_then(|()| file.sync_all())
-            .map_err(failed)?;
-        sync_dir(&self.dir).map_err(|e| StateError::io("make durable", &self.dir, e))?;
+        file.write_all(&text).map_err(failed)?;
+        self.unsynced.push((path, file));
+        let dir = File::open(&self.dir).map_err(|e| StateError::io("open", &self.dir, e))?;
+        self.unsynced.push((self.dir.clone(), dir));
+        sync_all(&self.unsynced)?;
 
         if !self.decision.decide(COMMITTING) {
             return Err(StateError::CalledOff {
@@ -313,6 +317,30 @@ impl StateWriter {
             None => Ok(()),
         }
     }
+}
+
+/// Makes files durable, all at once: a journal takes them into few writes, a disk works on all.
+fn sync_all(files: &[(PathBuf, File)]) -> Result<(), StateError> {
+    let sync = |path: &Path, file: &File| {
+        file.sync_all()
+            .map_err(|e| StateError::io("make durable", path, e))
+    };
+    thread::scope(|scope| {
+        let mut ends = Vec::new();
+        let mut threads = Vec::new();
+        for (path, file) in files {
+            let thread = thread::Builder::new().name("state-sync".into());
+            match thread.spawn_scoped(scope, move || sync(path, file)) {
+                Ok(thread) => threads.push(thread),
+                // No thread is to be had: one after the other, then.
+                Err(_) => ends.push(sync(path, file)),
+            }
+        }
+        // All are waited for, whatever the first one says.
+        let joined = threads.into_iter().map(ScopedJoinHandle::join);
+        ends.extend(joined.map(|end| end.unwrap_or_else(|panic| resume_unwind(panic))));
+        ends.into_iter().collect()
+    })
 }
 
 impl Drop for StateWriter {
