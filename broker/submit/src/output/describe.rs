@@ -166,6 +166,15 @@ fn pilot_state(state: PilotState) -> Cell {
     }
 }
 
+/// How much of a slot is free. Of one that is over nothing is.
+fn free(free: String, all: String, ended: bool) -> Cell {
+    Cell::from(if ended {
+        format!("- of {all}")
+    } else {
+        format!("{free} of {all}")
+    })
+}
+
 /// A table of slots.
 pub fn slots(items: &[SlotView], now: Timestamp, output: &Output) -> String {
     let rows = items.iter().map(|s| {
@@ -200,12 +209,12 @@ pub fn slots(items: &[SlotView], now: Timestamp, output: &Output) -> String {
             Cell::from(&s.node),
             state,
             Cell::from(end),
-            Cell::from(format!("{} of {}", s.free.cores, s.resources.cores)),
-            Cell::from(format!(
-                "{} of {}",
-                mib(s.free.memory_mib),
-                mib(s.resources.memory_mib)
-            )),
+            free(
+                s.free.cores.to_string(),
+                s.resources.cores.to_string(),
+                ended,
+            ),
+            free(mib(s.free.memory_mib), mib(s.resources.memory_mib), ended),
             Cell::from(guests),
             Cell::from(u.boot),
             Cell::from(span(u.run)),

@@ -45,8 +45,11 @@ impl Agent {
                             pausing: false,
                         },
                     );
-                    let how = if resuming { "resumed" } else { "booted" };
-                    let text = format!("{how} after {} of guest time", lease.ran);
+                    let text = if resuming {
+                        format!("resumed, with {} of guest time behind it", lease.ran)
+                    } else {
+                        "booted from its image".to_owned()
+                    };
                     self.note("guest_running", lease, text);
                 }
             }
