@@ -157,11 +157,11 @@ fn answer(response: Response) -> anyhow::Result<u8> {
             words::EXIT_NO_SUCH_JOB
         }
         Response::Failed(why) => {
-            eprintln!("sim-lrm: error: {why}");
+            eprintln!("error: {why}");
             return Ok(words::EXIT_NO_ANSWER);
         }
         Response::Jobs(_) | Response::Nodes(_) => {
-            eprintln!("sim-lrm: error: an answer to another question");
+            eprintln!("error: an answer to another question");
             return Ok(words::EXIT_NO_ANSWER);
         }
     };
