@@ -60,6 +60,24 @@ pub struct Step {
     limit: Duration,
 }
 
+/// `cargo run` sets variables for this program; a cargo that sees them builds anew what it has.
+pub fn forget_cargo_run(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_BIN_",
+            "CARGO_CRATE_",
+        ]
+        .iter()
+        .any(|set| text.starts_with(set))
+        {
+            command.env_remove(&name);
+        }
+    }
+}
+
 impl Step {
     /// `program` with `arguments` in `directory`, for at most `limit`.
     pub fn new<S: AsRef<str>>(
@@ -74,21 +92,7 @@ impl Step {
             .args(arguments.iter().map(AsRef::as_ref))
             .current_dir(directory);
         command.env("CARGO_TERM_COLOR", "never");
-        // `cargo run` set these for this program; a child that sees them would build anew what it has.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if [
-                "CARGO_PKG_",
-                "CARGO_MANIFEST_",
-                "CARGO_BIN_",
-                "CARGO_CRATE_",
-            ]
-            .iter()
-            .any(|set| text.starts_with(set))
-            {
-                command.env_remove(&name);
-            }
-        }
+        forget_cargo_run(&mut command);
         let mut shown = program.display().to_string();
         for argument in arguments {
             shown.push(' ');

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use crate::command::Log;
+use crate::command::{Log, forget_cargo_run};
 use crate::guest;
 use crate::parts::{Tally, cargo, minutes};
 use crate::workshop::Workshop;
@@ -153,14 +153,14 @@ fn programs(root: &Path) -> Result<Programs> {
         "--list-type",
         "binaries-only",
     ];
-    let output = Command::new("cargo")
-        .arg("nextest")
+    let mut list = Command::new("cargo");
+    list.arg("nextest")
         .args(arguments)
         .args(["--message-format", "json", "--cargo-quiet"])
         .current_dir(root)
-        .stderr(Stdio::inherit())
-        .output()
-        .context("failed to run cargo nextest list")?;
+        .stderr(Stdio::inherit());
+    forget_cargo_run(&mut list);
+    let output = list.output().context("failed to run cargo nextest list")?;
     if !output.status.success() {
         bail!("cargo nextest list ended with {}", output.status);
     }
