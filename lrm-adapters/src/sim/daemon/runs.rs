@@ -183,3 +183,37 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// A script that is open for writing cannot be executed, and a daemon that was killed writes
+    /// the script of a run again whose supervisor may be about to execute it.
+    #[test]
+    fn a_file_is_not_open_any_more_when_it_has_its_name() {
+        let home = tempfile::tempdir().unwrap();
+        let path = fs::canonicalize(home.path()).unwrap().join("job.sh");
+        let done = AtomicBool::new(false);
+        let seen_open = std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+                    let mut named = open.filter_map(|fd| fs::read_link(fd.path()).ok());
+                    if named.any(|name| name == path) {
+                        return true;
+                    }
+                }
+                false
+            });
+            for _ in 0..40 {
+                write_whole(&path, b"#!/bin/sh\n", 0o700).unwrap();
+            }
+            done.store(true, Ordering::Release);
+            watcher.join().unwrap()
+        });
+        assert!(!seen_open, "{} was open under its name", path.display());
+    }
+}
