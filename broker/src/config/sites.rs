@@ -71,6 +71,7 @@ pub(super) fn site(
     let preference = have(raw.preference, &key("preference"))?;
     let mut config = SiteConfig {
         name: name.clone(),
+        preference,
         lrm: None,
         slot,
         walltime_min,

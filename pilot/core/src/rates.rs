@@ -1,9 +1,8 @@
 //! What a suspend costs on this node: measured rates, and the prediction and budget from them.
-//!
-//! Measured on real disks: a prediction from a recent rate was off by a factor of 0.57 to 1.52,
-//! hence the budget of twice the prediction plus a fixed slack.
+//! The rule and its numbers are [`protocol::notice`]'s, which the broker follows as well.
 
 use protocol::messages::Rate;
+use protocol::notice;
 use protocol::time::Span;
 
 use crate::settings::Settings;
@@ -77,7 +76,7 @@ impl Rates {
         let expected = settings.suspend_fixed + Span::from_secs_f64(as_f64(bytes) / rate);
         SuspendCost {
             expected,
-            budget: expected.times(2) + settings.suspend_slack,
+            budget: notice::budget(expected, settings.suspend_slack),
         }
     }
 }

@@ -53,7 +53,8 @@ impl Site {
                     SiteName::new(&format!("site-{}", profile.as_str())).expect("a site name");
                 let config = SiteConfig {
                     name,
-                    lrm: Some("sim".into()),
+                    preference: 0,
+        lrm: Some("sim".into()),
                     slot: Resources {
                         cores: 2,
                         memory_mib: 4096,
