@@ -221,7 +221,7 @@ fn explain_tells_who_waits_for_what() {
     );
     assert_eq!(
         why_site(&w, "B"),
-        "no pilot submitted: no request that waits fits this site's slots\n\
+        "no pilot submitted: no request that waits fits this site's slots: it needs 6 GiB of memory (has 2 GiB)\n\
          0 pilot jobs queued of at most 3, 0 running of at most 10"
     );
 }

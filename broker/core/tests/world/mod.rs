@@ -521,8 +521,8 @@ impl World {
                 resources: p.resources,
                 start: self.now,
                 end: p.end,
-                notice: Span::from_secs(30),
-                margin: Span::from_secs(5),
+                notice: self.terms(&p.site).notice,
+                margin: self.terms(&p.site).margin,
             },
             host: HostFacts::default(),
         };
@@ -539,6 +539,12 @@ impl World {
             other => panic!("register got {other:?}"),
         }
         reply
+    }
+
+    fn terms(&self, name: &SiteName) -> &SiteConfig {
+        (self.config.sites.iter())
+            .find(|s| s.name == *name)
+            .expect("a pilot's site is configured")
     }
 
     /// The pilot process and its guests are gone.
