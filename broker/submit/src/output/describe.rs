@@ -115,6 +115,10 @@ pub fn sites(items: &[SiteView], output: &Output) -> String {
             true => Cell::from("none"),
             false => Cell::toned(s.overrun, Tone::Bad),
         };
+        let left = match s.courtesy.leftovers {
+            0 => Cell::from("none"),
+            n => Cell::toned(n, Tone::Bad),
+        };
         vec![
             Cell::from(&s.name),
             Cell::from(&s.lrm),
@@ -123,6 +127,7 @@ pub fn sites(items: &[SiteView], output: &Output) -> String {
             Cell::from(resources(&s.slot)),
             Cell::from(span(s.walltime)),
             overrun,
+            left,
             state,
         ]
     });
@@ -134,6 +139,7 @@ pub fn sites(items: &[SiteView], output: &Output) -> String {
         "largest slot",
         "walltime",
         "overrun",
+        "left",
         "state",
     ];
     draw(output, &head, rows.collect())
