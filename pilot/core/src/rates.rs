@@ -93,6 +93,18 @@ fn as_f64(bytes: u64) -> f64 {
 mod tests {
     use super::*;
 
+    /// The broker sends no pilot where this one would decline, by the same numbers.
+    #[test]
+    fn before_the_first_measurement_the_budget_is_the_brokers() {
+        let s = Settings::default();
+        for memory in [1, 64, 1000, 4096, 100_000] {
+            let cost = Rates::default().cost(&s, notice::most_bytes(memory));
+            assert_eq!(cost.budget, notice::unmeasured_budget(memory));
+        }
+        let left = notice::for_suspends(Span::from_secs(30), Span::from_secs(5));
+        assert_eq!(left, Span::from_secs(25).minus(s.clean_up + s.kill_cost));
+    }
+
     #[test]
     fn the_planned_rate_is_pessimistic_and_learns() {
         let s = Settings::default();

@@ -54,7 +54,7 @@ impl Site {
                 let config = SiteConfig {
                     name,
                     preference: 0,
-        lrm: Some("sim".into()),
+                    lrm: Some("sim".into()),
                     slot: Resources {
                         cores: 2,
                         memory_mib: 4096,

@@ -109,7 +109,14 @@ pub fn sites(items: &[SiteView], output: &Output) -> String {
         let state = match (s.draining, &s.held_back) {
             (true, _) => Cell::toned("draining", Tone::Warn),
             (false, Some(reason)) => Cell::toned(format!("held back: {reason}"), Tone::Warn),
-            (false, None) => Cell::toned("open", Tone::Good),
+            (false, None) => {
+                let why = s.why.strip_prefix("no pilot submitted: ").unwrap_or(&s.why);
+                let text = match why {
+                    "" => "open".to_owned(),
+                    why => format!("open: {why}"),
+                };
+                Cell::toned(text, Tone::Good)
+            }
         };
         let overrun = match s.overrun.is_zero() {
             true => Cell::from("none"),
@@ -314,9 +321,14 @@ mod tests {
     fn tables_of_the_infrastructure() {
         let site = include_str!("../../tests/fixtures/site.json");
         insta::assert_snapshot!(sites(&one(site), &output(false)), @r"
-        SITE   LRM  QUEUED  RUNNING  LARGEST SLOT                        WALLTIME  OVERRUN  STATE
-        siteA  sim  2       1        4 cores, 8 GiB memory, 20 GiB disk  1h        none     held back: back-off after 3 failed submits
+        SITE   LRM  QUEUED  RUNNING  LARGEST SLOT                        WALLTIME  OVERRUN  LEFT  STATE
+        siteA  sim  2       1        4 cores, 8 GiB memory, 20 GiB disk  1h        none     1     held back: back-off after 3 failed submits
         ");
+        let mut idle: SiteView = serde_json::from_str(site).unwrap();
+        idle.held_back = None;
+        idle.why = "no pilot submitted: no request waits".into();
+        let drawn = sites(&[idle], &output(false));
+        assert!(drawn.ends_with("1     open: no request waits"), "{drawn}");
         let pilot = include_str!("../../tests/fixtures/pilot.json");
         insta::assert_snapshot!(pilots(&one(pilot), now(), &output(false)), @r"
         PILOT JOB  SITE   LRM JOB  STATE   AGE  REASON
