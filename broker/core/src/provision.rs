@@ -4,6 +4,8 @@
 //! are requests for, no more than their minutes fill. Pilots that wait, start or idle are taken
 //! off; the rest is submitted within the site's limits, and what is too much is withdrawn.
 
+use std::collections::BTreeSet;
+
 use protocol::api::PilotState;
 use protocol::codes::{Reason, ReasonCode};
 use protocol::ids::SubmitKey;
@@ -42,9 +44,35 @@ pub(crate) struct Need {
 }
 
 impl Need {
+    /// Requests of one class, in order of the time that they need.
+    fn of<'a>(
+        class: &ClassKey,
+        count: usize,
+        total: Span,
+        mut needs: impl DoubleEndedIterator<Item = &'a (Span, u64)>,
+    ) -> Option<Self> {
+        let (shortest, _) = *needs.next()?;
+        let longest = needs.next_back().map_or(shortest, |(need, _)| *need);
+        // A request that is only staged needs a slot, if only for a second.
+        #[expect(clippy::cast_precision_loss, reason = "counts and milliseconds")]
+        let (count, total) = (count as f64, total.as_millis() as f64);
+        Some(Self {
+            class: class.clone(),
+            count,
+            total_ms: total.max(count * 1000.0),
+            longest,
+            shortest,
+        })
+    }
+
     /// Slots of this site that it would fill; none when it does not fit.
     fn slots(&self, ground: &Ground<'_>) -> Option<f64> {
-        if !ground.fits(&self.class, self.longest) {
+        let stay = if self.class.unbroken {
+            self.longest
+        } else {
+            self.shortest
+        };
+        if !ground.fits(&self.class, stay) {
             return None;
         }
         #[expect(clippy::cast_precision_loss, reason = "small numbers and milliseconds")]
@@ -87,41 +115,27 @@ pub(crate) fn serve(needs: &mut [Need], ground: &Ground<'_>, mut slots: f64) {
 }
 
 impl Broker {
-    /// All that waits. Requests that must get more time in one slot than any slot has are left
-    /// out, so that they do not hide those of the same class that fit.
+    /// All that waits. Requests that must get all their time in one slot are told apart by the
+    /// sites that have it, so that one that is too long does not hide those that fit.
     pub(crate) fn needs(&self) -> Vec<Need> {
-        let most = |class: &ClassKey| {
-            let able = (self.config().sites.iter()).filter(|s| class.allows(&s.name));
-            able.map(|s| self.ground(s).usable).max()
-        };
-        (self.tables.queue.classes.iter())
-            .filter_map(|(key, class)| {
-                let limit = match key.unbroken {
-                    true => most(key)?,
-                    false => Span::MAX,
-                };
-                let (mut count, mut total) = (class.needs.len(), class.total);
-                let too_long = (class.needs.iter().rev()).take_while(|(need, _)| *need > limit);
-                for (need, _) in too_long {
-                    count -= 1;
-                    total = total.minus(*need);
-                }
-                if count == 0 {
-                    return None;
-                }
-                let longest = class.needs.iter().rev().find(|(need, _)| *need <= limit);
-                // A request that is only staged needs a slot, if only for a second.
-                #[expect(clippy::cast_precision_loss, reason = "counts and milliseconds")]
-                let (count, total) = (count as f64, total.as_millis() as f64);
-                Some(Need {
-                    class: key.clone(),
-                    count,
-                    total_ms: total.max(count * 1000.0),
-                    longest: longest.map_or(Span::ZERO, |(need, _)| *need),
-                    shortest: class.needs.first().map_or(Span::ZERO, |(need, _)| *need),
-                })
-            })
-            .collect()
+        let mut needs = Vec::new();
+        for (key, class) in &self.tables.queue.classes {
+            if !key.unbroken {
+                let total = class.total;
+                needs.extend(Need::of(key, class.needs.len(), total, class.needs.iter()));
+                continue;
+            }
+            let able = (self.config().sites.iter()).filter(|s| key.allows(&s.name));
+            let limits: BTreeSet<Span> = able.map(|s| self.ground(s).usable).collect();
+            let mut from = Span::ZERO;
+            for limit in limits {
+                let part = class.needs.range((from, 0)..=(limit, u64::MAX));
+                let total = part.clone().map(|(need, _)| *need).sum();
+                needs.extend(Need::of(key, part.clone().count(), total, part));
+                from = limit + Span::from_millis(1);
+            }
+        }
+        needs
     }
 
     pub(crate) fn counts(&self, now: Timestamp, site: &SiteConfig) -> Counts {
@@ -311,7 +325,7 @@ impl Broker {
             cancel: CancelProgress::No,
             lrm: LrmSide::default(),
             slot: None,
-            fenced: std::collections::BTreeSet::new(),
+            fenced: BTreeSet::new(),
             goodbye: false,
             fruitful: false,
             signalled: None,

@@ -494,6 +494,31 @@ fn a_withdrawn_pilot_that_has_started_meanwhile_is_kept() {
 }
 
 #[test]
+fn a_cancel_without_an_answer_is_repeated_ever_more_rarely() {
+    let mut w = one_site();
+    w.submit("anna", spec(4096, Span::from_mins(40)));
+    w.pass_ticking(MINUTE);
+    w.honest_submits();
+    w.step(Event::Drain {
+        site: site("A"),
+        by: admin(),
+    });
+    let (from, mut cancels) = (w.now, 0);
+    while w.now < from + Span::from_mins(60) {
+        w.pass_ticking(Span::from_secs(10));
+        for effect in std::mem::take(&mut w.todo) {
+            if let Effect::CancelPilot { key, .. } = effect {
+                cancels += 1;
+                let answer = protocol::lrm::CancelAnswer::NoAnswer("hung".into());
+                w.step(Event::LrmCancelled { key, answer });
+            }
+        }
+    }
+    // At once and after 1, 3, 7, 15, 31 and 47 minutes.
+    assert!((2..=7).contains(&cancels), "{cancels} cancels in an hour");
+}
+
+#[test]
 fn the_least_walltime_is_enough_for_what_cannot_be_suspended() {
     let mut w = one_site();
     let mut s = spec(4096, Span::from_mins(30));
