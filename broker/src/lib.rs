@@ -17,6 +17,7 @@ pub mod console;
 mod housekeeping;
 pub mod http;
 pub mod jobs;
+mod listings;
 mod lrm_loop;
 pub mod owner;
 mod serve;

@@ -1,5 +1,5 @@
 //! The loops that talk to the sites' LRMs: for each site one that runs submits, look-ups and
-//! cancels, one after the other, and one that asks for the listing.
+//! cancels, one after the other, and for each account one that asks for the listing.
 //!
 //! What an LRM says goes to the core as an event. What it does not say is said, too.
 
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use crate::clock::Clock;
 use crate::config::{JobSettings, Settings, Site, SiteLrm};
 use crate::jobs::{JobDirs, TOKEN_FILE};
+use crate::listings::{Listing, listings};
 use crate::owner::{Owner, Unavailable};
 use crate::tokens::{Identity, Issuer};
 
@@ -61,7 +62,7 @@ pub fn start(
     effects: mpsc::UnboundedReceiver<Effect>,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let mut sites = BTreeMap::new();
+    let (mut sites, mut loops) = (BTreeMap::new(), BTreeMap::new());
     for (name, site) in &settings.sites {
         let SiteLrm::Sim {
             dir,
@@ -88,7 +89,13 @@ pub fn start(
         let (tx, rx) = mpsc::unbounded_channel();
         sites.insert(name.clone(), tx);
         tasks.spawn(Arc::clone(&site_loop).commands(rx));
-        tasks.spawn(site_loop.observe());
+        loops.insert(name.clone(), site_loop);
+    }
+    for listing in listings(&settings.sites) {
+        let first = listing.sites.first().and_then(|name| loops.get(name));
+        if let Some(site_loop) = first {
+            tasks.spawn(Arc::clone(site_loop).observe(listing));
+        }
     }
     tasks.spawn(route(sites, effects, shared.stopping.clone()));
     tasks
@@ -241,24 +248,27 @@ impl SiteLoop {
         }
     }
 
-    /// Asks for the listing every `poll`, one command at a time.
-    async fn observe(self: Arc<Self>) {
+    /// Asks for the listing every `poll`, one command at a time, and tells it to all sites whose
+    /// jobs are in it.
+    async fn observe(self: Arc<Self>, listing: Listing) {
         let mut stopping = self.shared.stopping.clone();
         loop {
             let observation = tokio::select! {
                 observation = self.lrm.observe() => observation,
                 _ = stopping.wait_for(|stop| *stop) => return,
             };
-            let event = Event::LrmObserved {
-                site: self.name.clone(),
-                observation,
-            };
-            // One that can't be recorded is followed by the next.
-            if let Err(Unavailable::Stopping) = self.shared.owner.step(event).await {
-                return;
+            for site in &listing.sites {
+                let event = Event::LrmObserved {
+                    site: site.clone(),
+                    observation: observation.clone(),
+                };
+                // One that can't be recorded is followed by the next.
+                if let Err(Unavailable::Stopping) = self.shared.owner.step(event).await {
+                    return;
+                }
             }
             tokio::select! {
-                () = tokio::time::sleep(self.site.poll.as_duration()) => {}
+                () = tokio::time::sleep(listing.poll.as_duration()) => {}
                 _ = stopping.wait_for(|stop| *stop) => return,
             }
         }

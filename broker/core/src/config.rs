@@ -21,7 +21,8 @@ pub struct BrokerConfig {
     pub max_open_per_user: u32,
     /// When and how many pilots.
     pub provision: ProvisionPolicy,
-    /// The sites, in order of preference.
+    /// The sites. Those with the same preference are in the order in which they are tried when
+    /// nothing was learned of them yet.
     pub sites: Vec<SiteConfig>,
 }
 
@@ -54,7 +55,7 @@ pub struct ProvisionPolicy {
     pub pause_after_failures: u32,
     /// After so many pilots in a row that never registered the site is paused until `undrain`.
     pub pause_after_died_young: u32,
-    /// Least time between two look-ups of the same job; doubles up to 16 times.
+    /// Least time between two look-ups at a site; of the same job it doubles up to 16 times.
     pub look_up_every: Span,
     /// A submit without an answer is given up after so many listings without the job...
     pub absent_listings: u32,
@@ -69,6 +70,14 @@ pub struct ProvisionPolicy {
     pub avoid_node_after: u32,
     /// How long a node is avoided.
     pub avoid_node_for: Span,
+    /// What a site's pilots declined for a reason that holds in all of its slots is not sent
+    /// there again for so long.
+    pub refused_for: Span,
+    /// Least time between two cancels of the same job; doubles up to 16 times.
+    pub cancel_every: Span,
+    /// A site that we have hurt gets one step more of its pilots back after so many slots in a
+    /// row that did no harm.
+    pub forgive_after: u32,
 }
 
 impl Default for ProvisionPolicy {
@@ -93,6 +102,9 @@ impl Default for ProvisionPolicy {
             surplus_after: Span::from_secs(30),
             avoid_node_after: 3,
             avoid_node_for: Span::from_mins(60),
+            refused_for: Span::from_mins(240),
+            cancel_every: Span::from_secs(60),
+            forgive_after: 4,
         }
     }
 }
@@ -102,6 +114,8 @@ impl Default for ProvisionPolicy {
 pub struct SiteConfig {
     /// Name.
     pub name: SiteName,
+    /// Sites with a lower number get pilots first; among equals the one with the shorter queue.
+    pub preference: i32,
     /// Kind of LRM for people (`sim`, `slurm`, ...); none: pilots are started by hand only.
     pub lrm: Option<String>,
     /// What a pilot job asks for.

@@ -1,86 +1,27 @@
 //! Why something is as it is, in sentences, most important first.
 
 use protocol::api::Explanation;
-use protocol::codes::{Reason, ReasonCode};
 use protocol::ids::{SiteName, WorkspaceId};
+use protocol::notice;
 use protocol::time::{Span, Timestamp};
 use protocol::workspace::{OnEviction, WorkspaceState};
 
 use crate::config::SiteConfig;
 use crate::event::Caller;
-use crate::provision::HeldBack;
+use crate::fit::Misfit;
+use crate::held_back::HeldBack;
 use crate::queue::{ClassKey, need};
-use crate::records::{Hold, LeaseRecord, WorkspaceRecord};
+use crate::records::{Hold, LeaseRecord, Refused, SiteRecord, WorkspaceRecord};
 use crate::state::Broker;
 use crate::words::{self, count, hour, length};
 
-impl HeldBack {
-    /// The sentence after "no pilot submitted: ".
-    fn words(&self, now: Timestamp) -> String {
-        match self {
-            Self::Disabled => "the site is disabled in the configuration".to_owned(),
-            Self::NoLrm => "the site has no LRM; its pilots are started by hand".to_owned(),
-            Self::Draining(reason) => reason.text.clone(),
-            Self::Paused(reason) => {
-                format!("paused, {}; end the pause with `undrain`", reason.text)
-            }
-            Self::BackOff { failures, until } => format!(
-                "back-off after {}, next try {}",
-                count(*failures, "submit failure"),
-                hour(*until, now)
-            ),
-            Self::Silent { since } => {
-                format!("the LRM gives no answer since {}", hour(*since, now))
-            }
-            Self::NoDemand { waiting: 0 } => "no request waits".to_owned(),
-            Self::NoDemand { .. } => "no request that waits fits this site's slots".to_owned(),
-            Self::Enough { coming } => format!(
-                "{} queued, starting or idle, enough for what waits",
-                count(*coming, "pilot")
-            ),
-            Self::QueuedLimit { queued } => {
-                format!("{} queued, limit reached", count(*queued, "pilot"))
-            }
-            Self::RunningLimit { running, queued: 0 } => {
-                format!("{} running, limit reached", count(*running, "pilot"))
-            }
-            Self::RunningLimit { running, queued } => format!(
-                "{} running and {queued} queued, limit reached",
-                count(*running, "pilot")
-            ),
-        }
-    }
-
-    fn code(&self) -> ReasonCode {
-        match self {
-            Self::Draining(reason) | Self::Paused(reason) => reason.code,
-            Self::BackOff { .. } => ReasonCode::SubmitRefused,
-            Self::Disabled
-            | Self::NoLrm
-            | Self::Silent { .. }
-            | Self::NoDemand { .. }
-            | Self::Enough { .. }
-            | Self::QueuedLimit { .. }
-            | Self::RunningLimit { .. } => ReasonCode::Other,
-        }
-    }
-}
-
 impl Broker {
-    pub(crate) fn held_back_reason(&self, now: Timestamp, site: &SiteConfig) -> Option<Reason> {
-        self.held_back(now, site)
-            .map(|h| Reason::new(h.code(), h.words(now)))
-    }
-
     /// Why pilots are, or are not, submitted at a site.
     pub fn explain_site(&self, now: Timestamp, name: &SiteName) -> Option<Explanation> {
         let site = self.site_config(name)?;
         let known = self.tables.site(name);
         let counts = self.counts(now, site);
-        let mut sentences = vec![match self.held_back(now, site) {
-            Some(why) => format!("no pilot submitted: {}", why.words(now)),
-            None => "pilots are being submitted for the requests that wait".to_owned(),
-        }];
+        let mut sentences = vec![self.why(now, site)];
         sentences.push(format!(
             "{} queued of at most {}, {} running of at most {}",
             count(counts.queued, "pilot job"),
@@ -104,12 +45,13 @@ impl Broker {
                 ));
             }
         }
-        if !known.overrun.is_zero() {
-            let overrun = known.overrun;
+        if let Some(wait) = known.queue_time {
+            let wait = length(wait);
             sentences.push(format!(
-                "our pilots overran their slots by {overrun} in all"
+                "a pilot job waits {wait} in the queue, by the last ones"
             ));
         }
+        sentences.extend(courtesy(now, &known));
         Some(Explanation { sentences })
     }
 
@@ -141,7 +83,7 @@ impl Broker {
             .collect();
         let mut sentences = Vec::new();
         if able.is_empty() {
-            sentences.push(self.never_fits(w));
+            sentences.push(self.never_fits(now, w));
         } else if let Some(key) = self.taker(now, w) {
             sentences.push(format!(
                 "slot {key} can take it and is offered it at its pilot's next sync"
@@ -183,37 +125,112 @@ impl Broker {
     /// A site's pilots, as far as they matter to who waits for one.
     fn supply(&self, now: Timestamp, site: &SiteConfig) -> String {
         let name = &site.name;
-        match self.held_back(now, site) {
-            Some(HeldBack::QueuedLimit { queued }) => format!(
-                "{} queued at site {name}, limit reached",
-                count(queued, "pilot")
-            ),
-            Some(HeldBack::RunningLimit { running, queued }) if queued > 0 => format!(
-                "{} running and {queued} queued at site {name}, limit reached",
-                count(running, "pilot")
-            ),
-            Some(HeldBack::RunningLimit { running, .. }) => format!(
-                "{} running at site {name}, limit reached",
-                count(running, "pilot")
-            ),
+        let avoided: Vec<String> = (self.tables.site(name).nodes.into_iter())
+            .filter_map(|(node, t)| Some((node, t.avoid_until.filter(|at| *at > now)?)))
+            .map(|(node, until)| {
+                let until = hour(until, now);
+                format!(" (node {node} gets no guests until {until})")
+            })
+            .collect();
+        let supply = match self.held_back(now, site) {
             Some(HeldBack::Enough { coming }) => format!(
                 "{} queued, starting or idle at site {name}",
                 count(coming, "pilot")
             ),
-            Some(
-                why @ (HeldBack::Disabled
-                | HeldBack::NoLrm
-                | HeldBack::Draining(_)
-                | HeldBack::Paused(_)
-                | HeldBack::BackOff { .. }
-                | HeldBack::Silent { .. }
-                | HeldBack::NoDemand { .. }),
-            ) => format!("no pilot submitted at site {name}: {}", why.words(now)),
+            Some(why) => match why.limit(&format!(" at site {name}")) {
+                Some(limit) => limit,
+                None => format!("no pilot submitted at site {name}: {}", why.words(now)),
+            },
             None => format!("a pilot is about to be submitted at site {name}"),
+        };
+        supply + &avoided.concat()
+    }
+
+    /// Why none of the requests that wait fits a site's slots: what stops most of them. None when
+    /// nothing waits.
+    pub(crate) fn why_none_fits(&self, now: Timestamp, site: &SiteConfig) -> Option<String> {
+        let ground = self.ground(site);
+        let misfit = |(key, class): &(&ClassKey, &crate::queue::Class)| {
+            let longest = class.needs.first().map_or(Span::ZERO, |(need, _)| *need);
+            let why = ground.misfit(key, longest)?;
+            Some((class.needs.len(), why, (*key).clone(), longest))
+        };
+        let (_, why, class, shortest) = (self.tables.queue.classes.iter())
+            .filter_map(|c| misfit(&c))
+            .max_by_key(|(count, _, _, _)| *count)?;
+        Some(self.misfit_words(now, site, why, &class, shortest))
+    }
+
+    /// What is wrong with a site's slots for such a request, and what to do.
+    fn misfit_words(
+        &self,
+        now: Timestamp,
+        site: &SiteConfig,
+        why: Misfit,
+        class: &ClassKey,
+        least: Span,
+    ) -> String {
+        let (need, ground) = (class.resources(), self.ground(site));
+        let memory = words::memory(need.memory_mib);
+        let again = |cause: fn(&Refused) -> bool| {
+            let known = self.tables.sites.get(&site.name);
+            let refusal = known.and_then(|s| s.refusals.iter().find(|r| cause(&r.what)));
+            refusal.map_or_else(String::new, |r| {
+                let until = r.at + self.config().provision.refused_for;
+                format!(
+                    "{}; it is tried again at {}, or when the site's notice, margin or slot is changed in the configuration",
+                    r.text,
+                    hour(until, now)
+                )
+            })
+        };
+        match why {
+            Misfit::Elsewhere => match &class.site {
+                Some(other) => format!("the state of what waits lies at site {other}"),
+                None => "its state lies elsewhere".to_owned(),
+            },
+            Misfit::Room => {
+                let lacks = site.slot.shortfall(&need).unwrap_or_default();
+                format!("it needs {lacks}")
+            }
+            Misfit::GivenRoom => again(|r| matches!(r, Refused::Room { .. })),
+            Misfit::Time => format!(
+                "it needs {} in one slot, and the longest gives {}",
+                length(least),
+                length(ground.usable)
+            ),
+            Misfit::Notice => format!(
+                "the notice of {} is too short to suspend {memory}, which needs {}; ask the site for a longer notice, or let the request be killed (`may_be_killed`)",
+                site.notice,
+                length(notice::least(site.margin, need.memory_mib))
+            ),
+            Misfit::DeclinedForNotice => {
+                format!(
+                    "its pilots decline a request of {memory}: {}",
+                    again(|r| matches!(r, Refused::Notice { .. }))
+                )
+            }
         }
     }
 
-    fn never_fits(&self, w: &WorkspaceRecord) -> String {
+    fn never_fits(&self, now: Timestamp, w: &WorkspaceRecord) -> String {
+        let class = ClassKey::of(w);
+        let told = (self.config().sites.iter()).find_map(|site| {
+            let why = self.ground(site).misfit(&class, need(w))?;
+            match why {
+                Misfit::Notice | Misfit::DeclinedForNotice | Misfit::GivenRoom => {
+                    let words = self.misfit_words(now, site, why, &class, need(w));
+                    Some(format!(
+                        "no site can take it; at site {}, {words}",
+                        site.name
+                    ))
+                }
+                Misfit::Elsewhere | Misfit::Room | Misfit::Time => None,
+            }
+        });
+        if let Some(told) = told {
+            return told;
+        }
         let res = &w.spec.resources;
         let sites = &self.config().sites;
         let Some(site) = sites.first() else {
@@ -338,4 +355,37 @@ fn saved(now: Timestamp, w: &WorkspaceRecord) -> Option<String> {
         s.run,
         s.site
     ))
+}
+
+/// What our pilots have cost the site, when there is something to tell.
+fn courtesy(now: Timestamp, known: &SiteRecord) -> Vec<String> {
+    let (c, mut said) = (&known.courtesy, Vec::new());
+    if c.slots > 0 {
+        let mut text = format!(
+            "of {}, {} overran by {} in all; {} left on nodes",
+            count(c.slots, "finished slot"),
+            c.overruns,
+            known.overrun,
+            count(c.leftovers, "thing")
+        );
+        if c.signalled > 0 {
+            let mean = Span::from_millis(c.notice_used.as_millis() / u64::from(c.signalled));
+            text += &format!(
+                "; {} asked to leave early, gone after {mean} on average and {} at most",
+                count(c.signalled, "pilot"),
+                c.longest_notice_used
+            );
+        }
+        said.push(text);
+    }
+    if c.owed > 0
+        && let Some((at, harm)) = &c.last_harm
+    {
+        said.push(format!(
+            "the limits are halved {} until slots in a row do no harm: at {} {harm}",
+            count(c.owed, "time"),
+            hour(*at, now)
+        ));
+    }
+    said
 }

@@ -116,6 +116,7 @@ impl Broker {
                     self.move_to(now, &id, state, state.as_str(), reason);
                     if state == WorkspaceState::Running {
                         self.node_is_well(key);
+                        self.slot_bears_fruit(key, &lease.resources);
                         self.tables.edit_workspace(&id, |w| w.resume_failures = 0);
                     }
                 }
@@ -143,6 +144,7 @@ impl Broker {
         };
         let site = self.tables.pilots.get(&lease.slot).map(|p| p.site.clone());
         self.learn_from_stay(&lease, &outcome, run);
+        self.learn_fruit(&lease, &outcome, run);
         match outcome {
             EndOutcome::Finished { reason } => self.finished(now, id, run, reason),
             EndOutcome::Staged => self.staged(now, id),
@@ -162,6 +164,7 @@ impl Broker {
             EndOutcome::Killed { reason } => self.settle(now, id, Loss::Evicted, reason),
             EndOutcome::Declined { reason } => {
                 self.declined(now, &lease);
+                self.note_decline(now, &lease, &reason);
                 self.tables.edit_workspace(id, |w| {
                     if lease.resumed_from.is_none() {
                         w.image_starts = w.image_starts.saturating_sub(1);
@@ -190,6 +193,38 @@ impl Broker {
                 let more = Span::from_millis(s.slot_cost.as_millis() / 2);
                 s.slot_cost = (s.slot_cost + more + overhead).min(longest);
             });
+        }
+    }
+
+    /// What the end of a lease says about its slot: that something ran, or that what was sent
+    /// there was no good by itself.
+    fn learn_fruit(&mut self, lease: &LeaseRecord, outcome: &EndOutcome, run: Span) {
+        match outcome {
+            EndOutcome::Finished { .. } | EndOutcome::Suspended { .. } | EndOutcome::Staged => {
+                self.slot_bears_fruit(&lease.slot, &lease.resources);
+            }
+            EndOutcome::Killed { .. } | EndOutcome::Failed { .. } if run > lease.run_before => {
+                self.slot_bears_fruit(&lease.slot, &lease.resources);
+            }
+            EndOutcome::Failed {
+                permanent: true, ..
+            } => self.tables.edit_pilot(&lease.slot, |p| p.fruitful = true),
+            EndOutcome::Killed { .. } | EndOutcome::Failed { .. } | EndOutcome::Declined { .. } => {
+            }
+        }
+    }
+
+    /// Remembers why a lease was declined, and whether every slot of the site would do the same.
+    fn note_decline(&mut self, now: Timestamp, lease: &LeaseRecord, reason: &Reason) {
+        let Some(site) = self.tables.pilots.get(&lease.slot).map(|p| p.site.clone()) else {
+            return;
+        };
+        let text = reason.text.clone();
+        self.tables
+            .edit_site(&site, |s| s.last_decline = Some(text));
+        if reason.code == ReasonCode::NoticeTooShort {
+            let memory = lease.resources.memory_mib;
+            self.notice_refused(now, &lease.slot, memory, &reason.text);
         }
     }
 

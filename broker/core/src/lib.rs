@@ -22,9 +22,12 @@
 pub mod changes;
 mod check;
 pub mod config;
+mod courtesy;
 pub mod effect;
 pub mod event;
 mod explain;
+mod fit;
+mod held_back;
 mod lease;
 mod matchmaker;
 mod moves;

@@ -6,12 +6,13 @@
 
 use protocol::api::PilotState;
 use protocol::ids::{SiteName, SubmitKey, WorkspaceId};
+use protocol::notice;
 use protocol::resources::Resources;
 use protocol::slot::PilotPhase;
 use protocol::time::{Span, Timestamp};
 
 use crate::config::SiteConfig;
-use crate::provision;
+use crate::fit;
 use crate::queue::{Class, ClassKey, need};
 use crate::records::{PilotRecord, SlotRecord};
 use crate::state::Broker;
@@ -31,12 +32,22 @@ pub(crate) struct Offer<'a> {
     pub(crate) worth: Span,
 }
 
+impl Offer<'_> {
+    /// True when the pilot has the room for such a request, and will not decline it because of
+    /// the notice. A pilot that has measured its own rate knows better.
+    fn admits(&self, class: &ClassKey) -> bool {
+        let (need, facts) = (class.resources(), &self.slot.facts);
+        let in_time = !class.owed
+            || self.slot.suspend_rate.is_some()
+            || notice::is_enough(facts.notice, facts.margin, need.memory_mib);
+        in_time && self.free.holds(&need) && class.allows(&self.pilot.site)
+    }
+}
+
 impl Broker {
     /// Least guest time that is worth a stay at a site.
     pub(crate) fn worth(&self, site: Option<&SiteConfig>) -> Span {
-        site.map_or(Span::ZERO, |s| {
-            provision::worth(s, self.config().thrash_factor)
-        })
+        site.map_or(Span::ZERO, |s| fit::worth(s, self.config().thrash_factor))
     }
 
     /// What this pilot can take now; none when it takes nothing.
@@ -94,7 +105,7 @@ impl Broker {
     pub(crate) fn pick(&self, now: Timestamp, offer: &Offer<'_>) -> Option<WorkspaceId> {
         let mut best: Option<(u32, u64)> = None;
         for (key, class) in &self.tables.queue.classes {
-            if !offer.free.holds(&key.resources()) || !key.allows(&offer.pilot.site) {
+            if !offer.admits(key) {
                 continue;
             }
             let shortest = class.needs.first().map_or(Span::ZERO, |(need, _)| *need);
@@ -164,9 +175,7 @@ impl Broker {
         offer: &Offer<'_>,
     ) -> bool {
         let key = ClassKey::of(w);
-        offer.free.holds(&w.spec.resources)
-            && key.allows(&offer.pilot.site)
-            && self.takes(now, &key, w.number, offer)
+        offer.admits(&key) && self.takes(now, &key, w.number, offer)
     }
 }
 

@@ -44,7 +44,8 @@ fn look_up_due(p: &PilotRecord) -> Option<Timestamp> {
 
 fn cancel_due(p: &PilotRecord) -> Option<Timestamp> {
     match (&p.cancel, &p.job, p.state) {
-        (_, _, PilotState::Ended) | (_, None, _) => None,
+        // A pilot that speaks is asked to leave, and does: no command is needed.
+        (_, _, PilotState::Ended | PilotState::Active) | (_, None, _) => None,
         (CancelProgress::Wanted { next, .. }, Some(_), _) => Some(*next),
         (CancelProgress::No | CancelProgress::Taken { .. }, Some(_), _) => None,
     }
@@ -118,18 +119,29 @@ impl Broker {
         let lost = is_past(lost_due(self.config(), p));
         let close = is_past(close_due(self.config(), p));
         let (site, job) = (p.site.clone(), p.job.clone());
-        let every = self.config().provision.look_up_every;
-        let later = |tries: u32| now + Span::from_millis(every.as_millis().max(1) << tries.min(4));
+        let policy = &self.config().provision;
+        let (every, cancel_every) = (policy.look_up_every, policy.cancel_every);
+        let later = |every: Span, tries: u32| {
+            now + Span::from_millis(every.as_millis().max(1) << tries.min(4))
+        };
+        // One look-up at a time at a site, however many submits are open there.
+        let turn = (self.tables.sites.get(&site))
+            .and_then(|s| s.last_look_up)
+            .map(|at| at + every)
+            .filter(|at| *at > now);
         if look_up {
             self.tables.edit_pilot(key, |p| {
                 if p.submit == SubmitProgress::Asked {
                     p.submit = looking_up(now);
                 }
                 if let SubmitProgress::LookingUp { tries, next, .. } = &mut p.submit {
-                    *next = later(*tries);
-                    *tries += 1;
+                    *next = turn.unwrap_or_else(|| later(every, *tries));
+                    *tries += u32::from(turn.is_none());
                 }
             });
+        }
+        if look_up && turn.is_none() {
+            self.tables.edit_site(&site, |s| s.last_look_up = Some(now));
             self.effects.push(Effect::LookUp {
                 site: site.clone(),
                 key: key.clone(),
@@ -138,7 +150,7 @@ impl Broker {
         if cancel && let Some(job) = job {
             self.tables.edit_pilot(key, |p| {
                 if let CancelProgress::Wanted { tries, next, .. } = &mut p.cancel {
-                    *next = later(*tries);
+                    *next = later(cancel_every, *tries);
                     *tries += 1;
                 }
             });

@@ -299,8 +299,37 @@ impl Broker {
             let text = node.map_or("the LRM has started it".to_owned(), |n| {
                 format!("the LRM has started it on node {n}")
             });
+            self.has_started(now, key);
             self.note_pilot(now, key, "started", text);
             self.set_pilot(now, key, PilotState::Started, None);
+        }
+    }
+
+    /// A pilot job has come out of the queue: learns how long that takes, and keeps one that was
+    /// to be withdrawn from the queue, unless the LRM has taken that wish.
+    pub(crate) fn has_started(&mut self, now: Timestamp, key: &SubmitKey) {
+        let Some(p) = self.tables.pilots.get(key) else {
+            return;
+        };
+        let waited = now.since(p.created);
+        let site = p.site.clone();
+        let first = matches!(p.state, PilotState::Submitting | PilotState::Queued)
+            && p.slot.is_none()
+            && !p.by_hand
+            && p.lrm.restarts == 0;
+        let surplus = matches!(&p.cancel, CancelProgress::Wanted { reason, .. }
+            if reason.code == ReasonCode::Surplus);
+        if surplus {
+            self.tables
+                .edit_pilot(key, |p| p.cancel = CancelProgress::No);
+        }
+        if first {
+            self.tables.edit_site(&site, |s| {
+                s.queue_time = Some(match s.queue_time {
+                    Some(old) => Span::from_millis((old.as_millis() * 3 + waited.as_millis()) / 4),
+                    None => waited,
+                });
+            });
         }
     }
 
@@ -344,7 +373,7 @@ impl Broker {
         self.end_pilot(now, key, reason);
         self.wake.insert(key.clone());
         if young {
-            self.died_young(&site);
+            self.died_young(&site, key);
         }
     }
 
@@ -392,6 +421,7 @@ impl Broker {
     pub(crate) fn end_pilot(&mut self, now: Timestamp, key: &SubmitKey, reason: Reason) {
         self.note_pilot(now, key, "ended", reason.text.clone());
         self.set_pilot(now, key, PilotState::Ended, Some(reason));
+        self.settle_slot(now, key);
     }
 
     pub(crate) fn note_pilot(&mut self, now: Timestamp, key: &SubmitKey, kind: &str, text: String) {
@@ -406,12 +436,7 @@ impl Broker {
         let policy = self.config().provision.clone();
         self.tables.edit_site(&site, |s| {
             s.submit_failures += 1;
-            let last = policy.back_off.len().saturating_sub(1);
-            let nth = usize::try_from(s.submit_failures - 1).unwrap_or(last);
-            let wait = (policy.back_off.get(nth.min(last)))
-                .copied()
-                .unwrap_or(Span::ZERO);
-            s.not_before = Some(now + wait);
+            s.not_before = Some(now + policy.wait(s.submit_failures));
             if s.submit_failures >= policy.pause_after_failures {
                 let text = format!("{} submits in a row failed: {words}", s.submit_failures);
                 s.paused = Some(Reason::new(ReasonCode::SubmitRefused, text));
@@ -420,12 +445,17 @@ impl Broker {
         });
     }
 
-    fn died_young(&mut self, site: &SiteName) {
+    fn died_young(&mut self, site: &SiteName, key: &SubmitKey) {
+        let node = self.tables.pilots.get(key).and_then(|p| p.lrm.node.clone());
+        let place = node.map_or_else(String::new, |n| format!(", the last one on node {n}"));
         let limit = self.config().provision.pause_after_died_young;
         self.tables.edit_site(site, |s| {
             s.died_young += 1;
             if s.died_young >= limit {
-                let text = format!("{} pilots in a row ended without registering", s.died_young);
+                let text = format!(
+                    "{} pilots in a row ended without registering{place}",
+                    s.died_young
+                );
                 s.paused = Some(Reason::new(ReasonCode::DiedYoung, text));
             }
         });

@@ -4,45 +4,19 @@
 //! are requests for, no more than their minutes fill. Pilots that wait, start or idle are taken
 //! off; the rest is submitted within the site's limits, and what is too much is withdrawn.
 
+use std::collections::BTreeSet;
+
 use protocol::api::PilotState;
 use protocol::codes::{Reason, ReasonCode};
 use protocol::ids::SubmitKey;
-use protocol::resources::Resources;
 use protocol::time::{Span, Timestamp};
 
 use crate::config::SiteConfig;
 use crate::effect::{Effect, PilotOrder};
+use crate::fit::Ground;
 use crate::queue::ClassKey;
 use crate::records::{CancelProgress, LrmSide, PilotRecord, RECORD_VERSION, SubmitProgress};
 use crate::state::Broker;
-
-/// Why no pilot is being submitted at a site right now.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) enum HeldBack {
-    /// By configuration.
-    Disabled,
-    /// There is no LRM: pilots are started by hand.
-    NoLrm,
-    /// It is being drained.
-    Draining(Reason),
-    /// It waits for an administrator.
-    Paused(Reason),
-    /// After failures.
-    BackOff { failures: u32, until: Timestamp },
-    /// The LRM gives no answers.
-    Silent { since: Timestamp },
-    /// No waiting request fits there.
-    NoDemand { waiting: usize },
-    /// Those that are there are enough.
-    Enough { coming: u32 },
-    /// So many wait in the LRM, which is the limit.
-    QueuedLimit { queued: u32 },
-    /// So many run or may start, which is the limit.
-    RunningLimit { running: u32, queued: u32 },
-}
-
-/// The LRM's silence matters after so long.
-const SILENT: Span = Span::from_secs(120);
 
 /// Pilot jobs of a site that count against its limits.
 #[derive(Clone, Copy, Default, Debug)]
@@ -61,71 +35,49 @@ pub(crate) struct Counts {
 const LITTLE: f64 = 0.1;
 
 /// Waiting requests of one class that no pilot is there or coming for.
-struct Need {
+pub(crate) struct Need {
     class: ClassKey,
     count: f64,
     total_ms: f64,
     longest: Span,
-}
-
-/// How many requests of this size fit into a slot side by side.
-fn per_slot(slot: &Resources, need: &Resources) -> u64 {
-    let of = |have: u64, want: u64| have.checked_div(want).unwrap_or(u64::MAX);
-    of(u64::from(slot.cores), u64::from(need.cores))
-        .min(of(slot.memory_mib, need.memory_mib))
-        .min(of(slot.disk_mib, need.disk_mib))
-}
-
-/// What a slot of a site is worth to guests, as configured and as learned.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ground<'a> {
-    pub(crate) site: &'a SiteConfig,
-    /// Slot time that no guest can use.
-    pub(crate) cost: Span,
-    /// The longest guest time that a slot can give.
-    pub(crate) usable: Span,
-    /// Least guest time that is worth a stay.
-    pub(crate) worth: Span,
-}
-
-/// Least guest time that is worth a stay at a site.
-pub(crate) fn worth(site: &SiteConfig, thrash_factor: u32) -> Span {
-    site.overhead.times(u64::from(thrash_factor))
-}
-
-impl Ground<'_> {
-    /// What a stay of `time` is, in slots of the longest walltime.
-    fn share(&self, time: Span) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
-        let (time, whole) = (
-            time.as_millis() as f64,
-            self.usable.as_millis().max(1) as f64,
-        );
-        (time / whole).clamp(0.0, 1.0)
-    }
-
-    /// True when a slot of this site has the room, and the time that makes a stay useful.
-    pub(crate) fn fits(&self, class: &ClassKey, longest: Span) -> bool {
-        let least = if class.unbroken {
-            longest
-        } else {
-            longest.min(self.worth)
-        };
-        class.allows(&self.site.name)
-            && self.site.slot.holds(&class.resources())
-            && least <= self.usable
-    }
+    shortest: Span,
 }
 
 impl Need {
+    /// Requests of one class, in order of the time that they need.
+    fn of<'a>(
+        class: &ClassKey,
+        count: usize,
+        total: Span,
+        mut needs: impl DoubleEndedIterator<Item = &'a (Span, u64)>,
+    ) -> Option<Self> {
+        let (shortest, _) = *needs.next()?;
+        let longest = needs.next_back().map_or(shortest, |(need, _)| *need);
+        // A request that is only staged needs a slot, if only for a second.
+        #[expect(clippy::cast_precision_loss, reason = "counts and milliseconds")]
+        let (count, total) = (count as f64, total.as_millis() as f64);
+        Some(Self {
+            class: class.clone(),
+            count,
+            total_ms: total.max(count * 1000.0),
+            longest,
+            shortest,
+        })
+    }
+
     /// Slots of this site that it would fill; none when it does not fit.
     fn slots(&self, ground: &Ground<'_>) -> Option<f64> {
-        if !ground.fits(&self.class, self.longest) {
+        let stay = if self.class.unbroken {
+            self.longest
+        } else {
+            self.shortest
+        };
+        if !ground.fits(&self.class, stay) {
             return None;
         }
         #[expect(clippy::cast_precision_loss, reason = "small numbers and milliseconds")]
         let (each, usable) = (
-            per_slot(&ground.site.slot, &self.class.resources()).clamp(1, 1 << 20) as f64,
+            ground.per_slot(&self.class.resources()).clamp(1, 1 << 20) as f64,
             ground.usable.as_millis().max(1) as f64,
         );
         let side_by_side = self.count / each;
@@ -135,7 +87,7 @@ impl Need {
 }
 
 /// Slots that these needs fill at a site.
-fn wanted(needs: &[Need], ground: &Ground<'_>) -> f64 {
+pub(crate) fn wanted(needs: &[Need], ground: &Ground<'_>) -> f64 {
     needs.iter().filter_map(|n| n.slots(ground)).sum()
 }
 
@@ -150,7 +102,7 @@ fn whole(slots: f64) -> u32 {
 }
 
 /// Takes what `slots` slots of a site will serve off the needs.
-fn serve(needs: &mut [Need], ground: &Ground<'_>, mut slots: f64) {
+pub(crate) fn serve(needs: &mut [Need], ground: &Ground<'_>, mut slots: f64) {
     for n in needs {
         let Some(want) = n.slots(ground).filter(|w| *w > 0.0) else {
             continue;
@@ -163,34 +115,27 @@ fn serve(needs: &mut [Need], ground: &Ground<'_>, mut slots: f64) {
 }
 
 impl Broker {
-    /// What a slot of this site is worth.
-    pub(crate) fn ground<'a>(&self, site: &'a SiteConfig) -> Ground<'a> {
-        let learned = (self.tables.sites.get(&site.name)).map_or(Span::ZERO, |s| s.slot_cost);
-        let most = Span::from_millis(site.walltime_max.as_millis() / 2);
-        let told = (site.overhead + site.margin).times(2);
-        let cost = told.max(learned).min(most);
-        Ground {
-            site,
-            cost,
-            usable: site.walltime_max.minus(cost),
-            worth: worth(site, self.config().thrash_factor),
+    /// All that waits. Requests that must get all their time in one slot are told apart by the
+    /// sites that have it, so that one that is too long does not hide those that fit.
+    pub(crate) fn needs(&self) -> Vec<Need> {
+        let mut needs = Vec::new();
+        for (key, class) in &self.tables.queue.classes {
+            if !key.unbroken {
+                let total = class.total;
+                needs.extend(Need::of(key, class.needs.len(), total, class.needs.iter()));
+                continue;
+            }
+            let able = (self.config().sites.iter()).filter(|s| key.allows(&s.name));
+            let limits: BTreeSet<Span> = able.map(|s| self.ground(s).usable).collect();
+            let mut from = Span::ZERO;
+            for limit in limits {
+                let part = class.needs.range((from, 0)..=(limit, u64::MAX));
+                let total = part.clone().map(|(need, _)| *need).sum();
+                needs.extend(Need::of(key, part.clone().count(), total, part));
+                from = limit + Span::from_millis(1);
+            }
         }
-    }
-
-    fn needs(&self) -> Vec<Need> {
-        (self.tables.queue.classes.iter())
-            .map(|(key, class)| {
-                // A request that is only staged needs a slot, if only for a second.
-                #[expect(clippy::cast_precision_loss, reason = "counts and milliseconds")]
-                let (count, total) = (class.needs.len() as f64, class.total.as_millis() as f64);
-                Need {
-                    class: key.clone(),
-                    count,
-                    total_ms: total.max(count * 1000.0),
-                    longest: class.needs.last().map_or(Span::ZERO, |(need, _)| *need),
-                }
-            })
-            .collect()
+        needs
     }
 
     pub(crate) fn counts(&self, now: Timestamp, site: &SiteConfig) -> Counts {
@@ -239,7 +184,7 @@ impl Broker {
 
     /// What is needed beyond the pilots that are there or coming; and per site how much of those
     /// is too much, in slots.
-    fn unserved(&self, now: Timestamp) -> (Vec<Need>, Vec<f64>) {
+    pub(crate) fn unserved(&self, now: Timestamp) -> (Vec<Need>, Vec<f64>) {
         let mut needs = self.needs();
         let mut surplus = Vec::new();
         for site in &self.config().sites {
@@ -251,79 +196,35 @@ impl Broker {
     }
 
     /// How many more pilots these needs are worth at a site.
-    fn more(&self, needs: &[Need], site: &SiteConfig, c: Counts) -> u32 {
+    pub(crate) fn more(&self, needs: &[Need], site: &SiteConfig, c: Counts) -> u32 {
         let slots = wanted(needs, &self.ground(site));
         whole(if c.coming > 0 { slots - LITTLE } else { slots })
     }
 
-    /// Why a site gets no pilots, whatever the demand.
-    fn barred(&self, now: Timestamp, site: &SiteConfig) -> Option<HeldBack> {
-        if site.lrm.is_none() {
-            return Some(HeldBack::NoLrm);
-        }
-        if !site.enabled {
-            return Some(HeldBack::Disabled);
-        }
-        let known = self.tables.sites.get(&site.name)?;
-        if let Some(reason) = &known.draining {
-            return Some(HeldBack::Draining(reason.clone()));
-        }
-        if let Some(reason) = &known.paused {
-            return Some(HeldBack::Paused(reason.clone()));
-        }
-        if let Some(until) = known.not_before.filter(|at| *at > now) {
-            let failures = known.submit_failures;
-            return Some(HeldBack::BackOff { failures, until });
-        }
-        (known.silent_since)
-            .filter(|since| now.since(*since) >= SILENT)
-            .map(|since| HeldBack::Silent { since })
+    /// The sites in the order in which they get pilots: by preference, then those that we have
+    /// not hurt, then those where pilots start sooner, by what was learned. Times are compared by
+    /// the power of two, so that small differences do not move pilots about.
+    pub(crate) fn in_order(&self, now: Timestamp) -> Vec<&SiteConfig> {
+        let mut sites: Vec<_> = self.config().sites.iter().collect();
+        sites.sort_by_cached_key(|s| {
+            let known = self.tables.sites.get(&s.name);
+            let owed = known.map_or(0, |k| k.courtesy.owed);
+            let mins = self.queue_time(now, s).as_millis() / 60_000;
+            (s.preference, owed, u64::BITS - mins.leading_zeros())
+        });
+        sites
     }
 
-    /// How many more pilot jobs the site's limits leave room for.
-    fn room(c: Counts, site: &SiteConfig) -> Result<u32, HeldBack> {
-        let queued = site.max_queued.saturating_sub(c.queued);
-        let running = site.max_running.saturating_sub(c.queued + c.running);
-        if queued == 0 {
-            Err(HeldBack::QueuedLimit { queued: c.queued })
-        } else if running == 0 {
-            Err(HeldBack::RunningLimit {
-                running: c.running,
-                queued: c.queued,
-            })
-        } else {
-            Ok(queued.min(running))
-        }
-    }
-
-    /// Why no pilot is submitted at this site now; none when one would be.
-    pub(crate) fn held_back(&self, now: Timestamp, site: &SiteConfig) -> Option<HeldBack> {
-        if let Some(why) = self.barred(now, site) {
-            return Some(why);
-        }
-        let all = self.needs();
-        if wanted(&all, &self.ground(site)) <= 0.0 {
-            let waiting = all.len();
-            return Some(HeldBack::NoDemand { waiting });
-        }
-        let c = self.counts(now, site);
-        let (mut needs, _) = self.unserved(now);
-        for earlier in &self.config().sites {
-            if earlier.name == site.name {
-                break;
-            }
-            if self.barred(now, earlier).is_none()
-                && let Ok(room) = Self::room(self.counts(now, earlier), earlier)
-            {
-                serve(&mut needs, &self.ground(earlier), f64::from(room));
-            }
-        }
-        if self.more(&needs, site, c) == 0 {
-            return Some(HeldBack::Enough {
-                coming: c.coming + c.idle,
-            });
-        }
-        Self::room(c, site).err()
+    /// How long a pilot job waits in a site's queue: as long as those before, or as the oldest
+    /// that waits now.
+    pub(crate) fn queue_time(&self, now: Timestamp, site: &SiteConfig) -> Span {
+        let known = self.tables.sites.get(&site.name);
+        let waiting = (self.tables.live(&site.name))
+            .filter(|p| p.state == PilotState::Queued && !p.by_hand)
+            .map(|p| now.since(p.created))
+            .max();
+        let learned = known.and_then(|k| k.queue_time);
+        waiting.max(learned).unwrap_or(Span::ZERO)
     }
 
     /// Submits what is needed and allowed, a round at a time.
@@ -339,13 +240,14 @@ impl Broker {
             return;
         }
         let (mut needs, _) = self.unserved(now);
-        for site in &sites {
+        let order: Vec<_> = self.in_order(now).into_iter().cloned().collect();
+        for site in &order {
             let c = self.counts(now, site);
             let want = self.more(&needs, site, c);
             if want == 0 || self.barred(now, site).is_some() {
                 continue;
             }
-            let Ok(room) = Self::room(c, site) else {
+            let Ok(room) = self.room(c, site) else {
                 continue;
             };
             let pilots = want.min(room);
@@ -354,9 +256,11 @@ impl Broker {
                     .div_ceil(policy.attenuation.max(1))
                     .min(policy.max_per_round)
                     .min(room);
-                let walltime = choose_walltime(&needs, &self.ground(site), pilots);
+                let ground = self.ground(site);
+                let walltime = choose_walltime(&needs, &ground, pilots);
+                let least = least_walltime(&needs, &ground).min(walltime);
                 for _ in 0..n {
-                    self.submit_pilot(now, site, walltime);
+                    self.submit_pilot(now, site, walltime, least);
                 }
                 self.tables
                     .edit_site(&site.name, |s| s.last_round = Some(now));
@@ -365,16 +269,20 @@ impl Broker {
         }
     }
 
-    fn submit_pilot(&mut self, now: Timestamp, site: &SiteConfig, walltime: Span) {
+    fn submit_pilot(
+        &mut self,
+        now: Timestamp,
+        site: &SiteConfig,
+        walltime: Span,
+        min_walltime: Span,
+    ) {
         let key = self.new_pilot(now, site, walltime, false);
-        let ground = self.ground(site);
-        let useful = ground.cost + ground.worth;
         self.effects.push(Effect::SubmitPilot(PilotOrder {
             key,
             site: site.name.clone(),
             resources: site.slot,
             walltime,
-            min_walltime: useful.max(site.walltime_min).min(walltime),
+            min_walltime,
         }));
     }
 
@@ -417,8 +325,11 @@ impl Broker {
             cancel: CancelProgress::No,
             lrm: LrmSide::default(),
             slot: None,
-            fenced: std::collections::BTreeSet::new(),
+            fenced: BTreeSet::new(),
             goodbye: false,
+            fruitful: false,
+            signalled: None,
+            settled: false,
             last_seq: protocol::ids::EventSeq(0),
         });
         let text = if by_hand {
@@ -471,6 +382,19 @@ fn choose_walltime(needs: &[Need], ground: &Ground<'_>, pilots: u32) -> Span {
     let need = longest.max(share);
     let spare = Span::from_millis(need.as_millis() / 10);
     (need + spare + ground.cost)
+        .max(ground.site.walltime_min)
+        .min(ground.site.walltime_max)
+}
+
+/// The shortest that is of use: the shortest request of each class that fits gets all that it must
+/// have in one slot. A job that the LRM may shrink to this starts sooner in a gap.
+fn least_walltime(needs: &[Need], ground: &Ground<'_>) -> Span {
+    let fitting = (needs.iter()).filter(|n| n.slots(ground).is_some() && n.count > 0.0);
+    let stay = fitting.map(|n| match n.class.unbroken {
+        true => n.shortest + Span::from_millis(n.shortest.as_millis() / 10),
+        false => ground.worth,
+    });
+    (ground.cost + stay.max().unwrap_or(ground.worth))
         .max(ground.site.walltime_min)
         .min(ground.site.walltime_max)
 }

@@ -70,6 +70,8 @@ impl Broker {
             boot, slot, host, ..
         } = request;
         let (key, site) = (slot.submit_key.clone(), slot.site.clone());
+        self.settle_slot(now, &key);
+        self.has_started(now, &key);
         let before: Vec<_> = (self.tables.leases_of(&key))
             .filter(|l| l.hold == Hold::Held)
             .map(|l| l.workspace.clone())
@@ -103,6 +105,8 @@ impl Broker {
             p.since = now;
             p.reason = None;
             p.goodbye = false;
+            p.signalled = None;
+            p.settled = false;
             p.submit = SubmitProgress::Known;
             if p.job.is_none() {
                 p.job.clone_from(&slot.lrm_job_id);

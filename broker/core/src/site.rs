@@ -66,6 +66,9 @@ impl Broker {
             s.died_young = 0;
             s.not_before = None;
             s.nodes.clear();
+            s.fruitless = 0;
+            s.fruitless_until = None;
+            s.refusals.clear();
         });
         self.wake_site(name);
         self.provision(now);

@@ -111,6 +111,7 @@ impl Broker {
             self.expire_lease(now, &id);
         }
         self.pilots_due(now);
+        self.forget_refusals(now);
         self.provision(now);
         self.withdraw_surplus(now);
         Reply::None

@@ -63,7 +63,7 @@ impl Broker {
         }
         let boot = request.boot.clone();
         self.heard(now, &key, &request);
-        self.take_events(&key, request.events);
+        self.take_events(now, &key, request.events);
         for id in &request.discarded {
             let here = self.tables.pilots.get(&key).map(|p| &p.site);
             if self.tables.discards.get(id).map(|d| &d.site) == here {
@@ -181,7 +181,7 @@ impl Broker {
     }
 
     /// Stores the events that are new, in order; stops at a gap.
-    fn take_events(&mut self, key: &SubmitKey, events: Vec<PilotEvent>) {
+    fn take_events(&mut self, now: Timestamp, key: &SubmitKey, events: Vec<PilotEvent>) {
         for e in events {
             let Some(slot) = self.tables.pilots.get(key).and_then(|p| p.slot.as_ref()) else {
                 return;
@@ -189,6 +189,7 @@ impl Broker {
             if e.seq != slot.acknowledged.next() {
                 continue;
             }
+            self.learn_from_event(now, key, &e);
             let mut note = Note::new(e.at, &e.kind, e.text);
             note.data = e.data;
             note.lease = e.generation.map(|g| (g, key.clone()));
@@ -202,6 +203,18 @@ impl Broker {
                     slot.acknowledged = e.seq;
                 }
             });
+        }
+    }
+
+    /// What an event says about what we cost the site.
+    fn learn_from_event(&mut self, now: Timestamp, key: &SubmitKey, e: &PilotEvent) {
+        match e.kind.as_str() {
+            "leftovers" => self.left_behind(now, key, &e.text),
+            "signal_received" => {
+                self.tables
+                    .edit_pilot(key, |p| p.signalled = p.signalled.or(Some(now)));
+            }
+            _ => {}
         }
     }
 
@@ -237,11 +250,11 @@ impl Broker {
             };
             self.end_lease(now, &l.workspace, outcome, l.run);
         }
-        let mut overrun = None;
+        let mut left = false;
         self.tables.edit_pilot(key, |p| {
             if !p.goodbye {
                 p.goodbye = true;
-                overrun = (p.slot.as_ref()).map(|s| (p.site.clone(), s.used.overrun));
+                left = true;
                 if p.state != PilotState::Ended {
                     let why = match &p.cancel {
                         CancelProgress::Wanted { reason, .. }
@@ -256,8 +269,8 @@ impl Broker {
                 }
             }
         });
-        if let Some((site, overrun)) = overrun {
-            self.tables.edit_site(&site, |s| s.overrun += overrun);
+        if left {
+            self.settle_slot(now, key);
             let note = Note::new(now, "left", "the pilot has cleaned up and left");
             self.tables.append(Log::Pilot(key.clone()), note);
         }

@@ -1,6 +1,6 @@
 //! Reads: what users and administrators see. Nothing here changes anything.
 
-use protocol::api::{Page, PilotView, SiteView, SlotView, WorkspaceView};
+use protocol::api::{Courtesy, Page, PilotView, SiteView, SlotView, WorkspaceView};
 use protocol::ids::{SiteName, SubmitKey, UserName, WorkspaceId};
 use protocol::resources::Resources;
 use protocol::time::Timestamp;
@@ -143,7 +143,18 @@ impl Broker {
             slot: site.slot,
             walltime: site.walltime_max,
             held_back: self.held_back_reason(now, site),
+            why: self.why(now, site),
             overrun: known.overrun,
+            courtesy: Courtesy {
+                slots: known.courtesy.slots,
+                overruns: known.courtesy.overruns,
+                longest_overrun: known.courtesy.longest_overrun,
+                leftovers: known.courtesy.leftovers,
+                signalled: known.courtesy.signalled,
+                notice_used: known.courtesy.notice_used,
+                longest_notice_used: known.courtesy.longest_notice_used,
+                owed: known.courtesy.owed,
+            },
         }
     }
 

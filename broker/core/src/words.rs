@@ -20,28 +20,24 @@ pub(crate) fn hour(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// `40 min`, `2 h`, `90 s`: at most one unit, or two where it matters.
+/// `40m`, `2h`, `1m 30s`: as spans are written elsewhere, in whole seconds, from an hour on in whole
+/// minutes; never less than it is.
 pub(crate) fn length(span: Span) -> String {
     let secs = span.as_millis().div_ceil(1000);
-    match (secs / 3600, secs % 3600 / 60, secs % 60) {
-        (0, 0, s) => format!("{s} s"),
-        (0, m, 0) => format!("{m} min"),
-        (0, m, s) => format!("{m} min {s} s"),
-        (h, 0, _) => format!("{h} h"),
-        (h, m, _) => format!("{h} h {m} min"),
-    }
-}
-
-/// `6 GB`, `1536 MB`.
-pub(crate) fn memory(mib: u64) -> String {
-    if mib >= 1024 && mib.is_multiple_of(1024) {
-        format!("{} GB", mib / 1024)
+    let secs = if secs >= 3600 {
+        secs.div_ceil(60) * 60
     } else {
-        format!("{mib} MB")
-    }
+        secs
+    };
+    Span::from_secs(secs).to_string()
 }
 
-/// `6 GB`, `4 cores and 6 GB`: what of a request decides where it fits.
+/// `6 GiB`, `1536 MiB`.
+pub(crate) fn memory(mib: u64) -> String {
+    protocol::resources::mib(mib)
+}
+
+/// `6 GiB`, `4 cores and 6 GiB`: what of a request decides where it fits.
 pub(crate) fn need(r: &Resources) -> String {
     match r.cores {
         0 | 1 => memory(r.memory_mib),
@@ -84,10 +80,10 @@ mod tests {
         let said: Vec<String> = [40, 90, 2400, 7200, 9000]
             .map(|s| length(Span::from_secs(s)))
             .into();
-        assert_eq!(said, ["40 s", "1 min 30 s", "40 min", "2 h", "2 h 30 min"]);
+        assert_eq!(said, ["40s", "1m 30s", "40m", "2h", "2h 30m"]);
         assert_eq!(
             (memory(6144), memory(1536)),
-            ("6 GB".into(), "1536 MB".into())
+            ("6 GiB".into(), "1536 MiB".into())
         );
     }
 }

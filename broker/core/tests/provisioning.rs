@@ -208,7 +208,7 @@ fn explain_tells_who_waits_for_what() {
     w.honest_submits();
     assert_eq!(
         why(&w, &ids[0]),
-        "no slot with 6 GB for 1 min; 3 pilots queued at site A, limit reached"
+        "no slot with 6 GiB for 1m; 3 pilots queued at site A, limit reached"
     );
     assert_eq!(
         why(&w, &ids[2]).lines().nth(1).unwrap(),
@@ -221,7 +221,7 @@ fn explain_tells_who_waits_for_what() {
     );
     assert_eq!(
         why_site(&w, "B"),
-        "no pilot submitted: no request that waits fits this site's slots\n\
+        "no pilot submitted: no request that waits fits this site's slots: it needs 6 GiB of memory (has 2 GiB)\n\
          0 pilot jobs queued of at most 3, 0 running of at most 10"
     );
 }
@@ -232,14 +232,14 @@ fn explain_tells_what_can_never_be() {
     let big = w.submit("anna", spec(16384, Span::from_mins(40)));
     assert_eq!(
         why(&w, &big),
-        "no site has slots with 16 GB for it: it needs 16384 MiB of memory (has 6144 MiB) at site A, whose slots are the largest"
+        "no site has slots with 16 GiB for it: it needs 16 GiB of memory (has 6 GiB) at site A, whose slots are the largest"
     );
     let mut s = spec(1024, Span::from_mins(180));
     s.policy.on_eviction = OnEviction::Fail;
     let long = w.submit("anna", s);
     assert_eq!(
         why(&w, &long),
-        "no site has slots long enough: it needs 3 h in one slot, because its policy does not let it be suspended, and the longest slot, at site B, gives 58 min 50 s"
+        "no site has slots long enough: it needs 3h in one slot, because its policy does not let it be suspended, and the longest slot, at site B, gives 58m 50s"
     );
     assert!(w.take_order().is_none(), "no pilot helps them");
 }

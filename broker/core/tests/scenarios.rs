@@ -534,6 +534,12 @@ fn a_node_on_which_guests_fail_gets_none_for_a_while() {
             .any(|s| s.contains("node node-1 gets no guests")),
         "{text:?}"
     );
+    let told = w.broker.explain(w.now, &admin(), &ids[0]).unwrap();
+    let told = told.sentences.join("\n");
+    assert!(
+        told.contains("(node node-1 gets no guests until "),
+        "{told}"
+    );
 }
 
 #[test]

@@ -145,13 +145,48 @@ pub struct SiteView {
     #[serde(rename = "walltime_ms")]
     #[cfg_attr(feature = "openapi", schema(value_type = u64))]
     pub walltime: Span,
-    /// Why no pilot is being submitted right now, if so.
+    /// What keeps pilots that would be of use from being submitted right now; none at a site that
+    /// is well, also when nothing waits or enough pilots are on their way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back: Option<Reason>,
+    /// One sentence on why pilots are, or are not, being submitted.
+    #[serde(default)]
+    pub why: String,
     /// Seconds that our pilots overran their slots, ever.
     #[serde(rename = "overrun_ms")]
     #[cfg_attr(feature = "openapi", schema(value_type = u64))]
     pub overrun: Span,
+    /// What else they have cost the site.
+    #[serde(default)]
+    pub courtesy: Courtesy,
+}
+
+/// What our pilots have cost a site, beside the overrun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Courtesy {
+    /// Slots that are over.
+    pub slots: u32,
+    /// Of those, with a pilot that was still there after the slot's end.
+    pub overruns: u32,
+    /// The longest of those overruns.
+    #[serde(rename = "longest_overrun_ms")]
+    #[cfg_attr(feature = "openapi", schema(value_type = u64))]
+    pub longest_overrun: Span,
+    /// Times that something of ours was left on a node.
+    pub leftovers: u32,
+    /// Slots that the LRM asked back early and whose pilot said when it was done.
+    pub signalled: u32,
+    /// In those, time from the first signal to the pilot's last word, summed.
+    #[serde(rename = "notice_used_ms")]
+    #[cfg_attr(feature = "openapi", schema(value_type = u64))]
+    pub notice_used: Span,
+    /// The longest of those.
+    #[serde(rename = "longest_notice_used_ms")]
+    #[cfg_attr(feature = "openapi", schema(value_type = u64))]
+    pub longest_notice_used: Span,
+    /// So often the site's limits are halved because of what we did to it; 0: not at all.
+    pub owed: u32,
 }
 
 /// Where a pilot job is, as far as we know. "Not in the listing" is not a state.

@@ -167,6 +167,8 @@ reason_codes! {
     DiskFull = "disk_full",
     /// The slot has too little time or room for it.
     SlotTooSmall = "slot_too_small",
+    /// The site's notice is too short to suspend it, and it must not be killed.
+    NoticeTooShort = "notice_too_short",
     /// The request's limit of restarts is reached.
     TooManyRestarts = "too_many_restarts",
     /// The request's limit of suspends is reached.
@@ -177,6 +179,10 @@ reason_codes! {
     Idle = "idle",
     /// There is less work than pilots.
     Surplus = "surplus",
+    /// Pilots of the site found nothing that they could run.
+    Fruitless = "fruitless",
+    /// We have cost the site more than we may; it gets fewer pilots for a while.
+    Courtesy = "courtesy",
     /// The submit was refused by the LRM.
     SubmitRefused = "submit_refused",
     /// The pilot ended soon after its start.

@@ -18,6 +18,7 @@ pub mod ids;
 pub mod lease;
 pub mod lrm;
 pub mod messages;
+pub mod notice;
 pub mod resources;
 pub mod slot;
 pub mod slot_file;

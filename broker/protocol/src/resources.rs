@@ -16,6 +16,15 @@ pub struct Resources {
     pub disk_mib: u64,
 }
 
+/// A size for people, exact: `6 GiB`, `1536 MiB`.
+pub fn mib(mib: u64) -> String {
+    if mib >= 1024 && mib.is_multiple_of(1024) {
+        format!("{} GiB", mib / 1024)
+    } else {
+        format!("{mib} MiB")
+    }
+}
+
 impl Resources {
     /// True when `need` fits into this in every dimension.
     pub const fn holds(&self, need: &Self) -> bool {
@@ -44,19 +53,21 @@ impl Resources {
         }
     }
 
-    /// The first dimension in which `need` does not fit, in words: `6144 MiB of memory (has 2048 MiB)`.
+    /// The first dimension in which `need` does not fit, in words: `6 GiB of memory (has 2 GiB)`.
     pub fn shortfall(&self, need: &Self) -> Option<String> {
         if need.cores > self.cores {
             Some(format!("{} cores (has {})", need.cores, self.cores))
         } else if need.memory_mib > self.memory_mib {
             Some(format!(
-                "{} MiB of memory (has {} MiB)",
-                need.memory_mib, self.memory_mib
+                "{} of memory (has {})",
+                mib(need.memory_mib),
+                mib(self.memory_mib)
             ))
         } else if need.disk_mib > self.disk_mib {
             Some(format!(
-                "{} MiB of disk (has {} MiB)",
-                need.disk_mib, self.disk_mib
+                "{} of disk (has {})",
+                mib(need.disk_mib),
+                mib(self.disk_mib)
             ))
         } else {
             None

@@ -128,6 +128,9 @@ section! { /// `[provision]`
         surplus_after: SpanText,
         avoid_node_after: u32,
         avoid_node_for: SpanText,
+        refused_for: SpanText,
+        cancel_every: SpanText,
+        forgive_after: u32,
     }
 }
 section! { /// `[site.NAME]` and `[site-defaults]`
@@ -137,6 +140,7 @@ section! { /// `[site.NAME]` and `[site-defaults]`
         preference: i32,
         overhead: SpanText,
         poll: SpanText,
+        fast_poll: bool,
         command_timeout: SpanText,
         command_prefix: Vec<String>,
         walltime_min: SpanText,

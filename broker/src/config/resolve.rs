@@ -215,6 +215,9 @@ fn provision(raw: RawProvision) -> Result<ProvisionPolicy, Wrong> {
         surplus_after: span(raw.surplus_after, "provision.surplus_after")?,
         avoid_node_after: have(raw.avoid_node_after, "provision.avoid_node_after")?,
         avoid_node_for: span(raw.avoid_node_for, "provision.avoid_node_for")?,
+        refused_for: span(raw.refused_for, "provision.refused_for")?,
+        cancel_every: span(raw.cancel_every, "provision.cancel_every")?,
+        forgive_after: have(raw.forgive_after, "provision.forgive_after")?,
     })
 }
 

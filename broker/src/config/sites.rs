@@ -15,6 +15,9 @@ use super::{JobSettings, Site, SiteLrm};
 /// Nothing is asked for more often, and no command is given less time.
 const LEAST: Span = Span::from_millis(100);
 
+/// A real LRM's listing is asked for no more often without an explicit word.
+const LEAST_POLL: Span = Span::from_secs(30);
+
 /// Makes errors about keys of one site.
 struct Keys<'a> {
     site: &'a SiteName,
@@ -71,6 +74,7 @@ pub(super) fn site(
     let preference = have(raw.preference, &key("preference"))?;
     let mut config = SiteConfig {
         name: name.clone(),
+        preference,
         lrm: None,
         slot,
         walltime_min,
@@ -84,7 +88,7 @@ pub(super) fn site(
         enabled: have(raw.enabled, &key("enabled"))?,
     };
     let site = Site {
-        poll: span_from(LEAST, raw.poll, &key("poll"))?,
+        poll: poll(&keys, &raw)?,
         command_timeout: span_from(LEAST, raw.command_timeout, &key("command_timeout"))?,
         command_prefix: have(raw.command_prefix.clone(), &key("command_prefix"))?,
         notice,
@@ -96,6 +100,24 @@ pub(super) fn site(
         SiteLrm::Sim { .. } => Some("sim".to_owned()),
     };
     Ok((site, config, preference))
+}
+
+/// How often the listing is asked for. For all users of a real LRM's controller it is a cost.
+fn poll(keys: &Keys<'_>, raw: &RawSite) -> Result<Span, Wrong> {
+    let poll = span_from(LEAST, raw.poll, &keys.key("poll"))?;
+    let real = match raw.lrm {
+        Some(RawLrm::Slurm | RawLrm::Pbs | RawLrm::Htcondor) => true,
+        Some(RawLrm::Sim | RawLrm::None) | None => false,
+    };
+    if real && poll < LEAST_POLL && !have(raw.fast_poll, &keys.key("fast_poll"))? {
+        let what = format!(
+            "is {poll}: asking a batch system more often than every {LEAST_POLL} can slow it down \
+             for everybody\nhelp: write a longer one, or `fast_poll = true` if the site's \
+             administrator agrees"
+        );
+        return Err(keys.wrong("poll", &what));
+    }
+    Ok(poll)
 }
 
 fn lrm(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<SiteLrm, Wrong> {

@@ -178,3 +178,22 @@ fn wrong_files_say_what_is_wrong() {
         assert!(parse(&text).is_ok(), "{url}");
     }
 }
+
+#[test]
+fn a_real_lrm_is_not_polled_fast_without_an_explicit_word() {
+    let site = |more: &str| SITE.replace("lrm = \"sim\"", &format!("lrm = \"slurm\"\n{more}"));
+    let said = |text: &str| match parse(text) {
+        Ok(_) => String::new(),
+        Err(e) => e.to_string(),
+    };
+    let no = said(&site("poll = \"29s\""));
+    assert!(
+        no.contains("more often than every 30s") && no.contains("fast_poll"),
+        "{no}"
+    );
+    for fine in ["poll = \"30s\"", "poll = \"1s\"\nfast_poll = true"] {
+        let text = said(&site(fine));
+        assert!(!text.contains("more often"), "{fine}: {text}");
+    }
+    assert!(parse(&SITE.replace("lrm = \"sim\"", "lrm = \"sim\"\npoll = \"100ms\"")).is_ok());
+}

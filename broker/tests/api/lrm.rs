@@ -190,3 +190,32 @@ async fn the_listing_is_asked_for_at_the_configured_pace_and_one_at_a_time() {
         now - first
     );
 }
+
+#[tokio::test]
+async fn two_sites_of_one_account_cost_no_more_listings_than_one() {
+    let dir = tempfile::tempdir().unwrap();
+    fake(dir.path(), "exit 9", &format!("sleep 0.2; {EMPTY}"));
+    let lab = config("100ms");
+    let at = lab.find("[site.lab]").unwrap();
+    let annex = lab[at..].replace("site.lab", "site.annex");
+    let broker = Broker::start_in(dir, &format!("{lab}{annex}")).await;
+    let clock = broker.running.clock();
+    eventually("some listings", async || {
+        (calls(&broker, "queue").len() >= 3).then_some(())
+    })
+    .await;
+    let from = clock.now();
+    let first = calls(&broker, "queue").len();
+    let now = eventually("some more", async || {
+        let now = calls(&broker, "queue").len();
+        (now >= first + 6).then_some(now)
+    })
+    .await;
+    // Each takes 200 ms and is followed by 100 ms of rest.
+    let most = clock.now().since(from).as_millis() / 300 + 2;
+    assert!(
+        (now - first) as u64 <= most,
+        "{} listings for two sites, at most {most}",
+        now - first
+    );
+}

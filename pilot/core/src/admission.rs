@@ -59,6 +59,16 @@ pub fn admit(s: &Situation<'_>, order: &Order) -> Result<(), Reason> {
         .clock
         .notice()
         .minus(s.clock.margin() + s.settings.clean_up + s.settings.kill_cost);
+    if suspends && cost.budget > notice {
+        return Err(Reason::new(
+            ReasonCode::NoticeTooShort,
+            format!(
+                "the site's notice of {} leaves {notice} for suspending, and this guest alone may need {}; a request with `may_be_killed` would be taken",
+                s.clock.notice(),
+                cost.budget
+            ),
+        ));
+    }
     let needed = s.plan.owed + cost.budget;
     if suspends && needed > notice {
         return too_small(format!(

@@ -244,5 +244,5 @@ impl Lease {
 
 /// All of a guest's memory and a little for its devices, in bytes.
 pub fn memory_bound(spec: &WorkspaceSpec) -> u64 {
-    (spec.resources.memory_mib.saturating_add(1)).saturating_mul(1 << 20)
+    protocol::notice::most_bytes(spec.resources.memory_mib)
 }

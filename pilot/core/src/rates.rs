@@ -1,9 +1,8 @@
 //! What a suspend costs on this node: measured rates, and the prediction and budget from them.
-//!
-//! Measured on real disks: a prediction from a recent rate was off by a factor of 0.57 to 1.52,
-//! hence the budget of twice the prediction plus a fixed slack.
+//! The rule and its numbers are [`protocol::notice`]'s, which the broker follows as well.
 
 use protocol::messages::Rate;
+use protocol::notice;
 use protocol::time::Span;
 
 use crate::settings::Settings;
@@ -77,7 +76,7 @@ impl Rates {
         let expected = settings.suspend_fixed + Span::from_secs_f64(as_f64(bytes) / rate);
         SuspendCost {
             expected,
-            budget: expected.times(2) + settings.suspend_slack,
+            budget: notice::budget(expected, settings.suspend_slack),
         }
     }
 }
@@ -93,6 +92,18 @@ fn as_f64(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The broker sends no pilot where this one would decline, by the same numbers.
+    #[test]
+    fn before_the_first_measurement_the_budget_is_the_brokers() {
+        let s = Settings::default();
+        for memory in [1, 64, 1000, 4096, 100_000] {
+            let cost = Rates::default().cost(&s, notice::most_bytes(memory));
+            assert_eq!(cost.budget, notice::unmeasured_budget(memory));
+        }
+        let left = notice::for_suspends(Span::from_secs(30), Span::from_secs(5));
+        assert_eq!(left, Span::from_secs(25).minus(s.clean_up + s.kill_cost));
+    }
 
     #[test]
     fn the_planned_rate_is_pessimistic_and_learns() {

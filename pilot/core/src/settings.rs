@@ -1,5 +1,6 @@
 //! The numbers that the decisions turn on, in one place. Owner: the shell, which sets them once.
 
+use protocol::notice;
 use protocol::time::Span;
 
 /// Tunables of the agent. [`Settings::default`] is what the product uses.
@@ -56,17 +57,17 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            clean_up: Span::from_millis(1000),
-            kill_cost: Span::from_millis(500),
+            clean_up: notice::CLEAN_UP,
+            kill_cost: notice::KILL_COST,
             shutdown_grace: Span::from_secs(10),
             shutdown_repeat: Span::from_secs(3),
             kill_repeat: Span::from_secs(2),
             start_cost: Span::from_secs(3),
             gain_factor: 2,
             guest_overhead_mib: 0,
-            assumed_rate: 200e6,
-            suspend_fixed: Span::from_millis(30),
-            suspend_slack: Span::from_secs(1),
+            assumed_rate: notice::ASSUMED_RATE,
+            suspend_fixed: notice::SUSPEND_FIXED,
+            suspend_slack: notice::SUSPEND_SLACK,
             parallel_suspends: 1,
             suspend_retry: Span::from_secs(1),
             contact_grace: Span::from_secs(5),

@@ -210,12 +210,13 @@ fn what_cannot_be_evicted_in_time_is_declined_with_a_reason() {
             matches!(w.outcome(key), Some(EndOutcome::Declined { .. })),
             "{w}"
         );
-        assert_eq!(code(w.outcome(key)), Some(ReasonCode::SlotTooSmall));
     }
+    assert_eq!(code(w.outcome(&big)), Some(ReasonCode::NoticeTooShort));
+    assert_eq!(code(w.outcome(&huge)), Some(ReasonCode::SlotTooSmall));
     let text = w.outcome(&big).unwrap().reason().unwrap().to_string();
     assert!(text.contains("notice of 5s"), "{text}");
     let text = w.outcome(&huge).unwrap().reason().unwrap().to_string();
-    assert!(text.contains("8192 MiB of memory"), "{text}");
+    assert!(text.contains("8 GiB of memory"), "{text}");
     assert_eq!(w.phase_of(&expendable), Some(LeasePhase::Running), "{w}");
 }
 

@@ -1,6 +1,6 @@
 //! The broker in the simulation: its core, what its store holds, and its crashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use broker_core::records::Meta;
 use broker_core::{
@@ -42,6 +42,8 @@ pub struct BrokerSide {
     tick: Option<Timestamp>,
     /// How often each pilot job was really asked for.
     pub(super) submits: BTreeMap<SubmitKey, u32>,
+    /// The pilot jobs that a cancel was asked for.
+    pub(super) cancels: BTreeSet<SubmitKey>,
 }
 
 /// The durable records, indexed: [`Records`] alone is too slow at this size.
@@ -96,6 +98,7 @@ impl BrokerSide {
             held: BTreeMap::new(),
             tick: None,
             submits: BTreeMap::new(),
+            cancels: BTreeSet::new(),
         }
     }
 
@@ -359,6 +362,11 @@ impl World {
                 self.plan(after, Coming::Command(site, Command::LookUp(key)));
             }
             Effect::CancelPilot { site, key, job } => {
+                let first = self.broker.cancels.insert(key.clone());
+                if !first && self.options.faults == 0 {
+                    let what = format!("pilot job {key} was cancelled twice");
+                    return Err(self.violation(&what, &[key.to_string()]));
+                }
                 let Some(site) = self.site_number(&site) else {
                     return Ok(());
                 };

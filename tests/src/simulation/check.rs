@@ -79,10 +79,10 @@ impl World {
             .filter(|j| !matches!(j.phase, JobPhase::Over { .. } | JobPhase::Held { .. }))
             .map(|j| format!("{} {:?} {:?}", j.number, j.request.key, j.phase))
             .collect();
-        let cap = site.config.max_queued + site.config.max_running;
+        let cap = site.config.max_running;
         if live.len() > usize::try_from(cap).unwrap_or(usize::MAX) {
             let what = format!(
-                "{} pilot jobs at {}, the caps allow {cap}:\n  {}",
+                "{} pilot jobs at {}, the cap is {cap}:\n  {}",
                 live.len(),
                 site.config.name,
                 live.join("\n  ")

@@ -53,6 +53,7 @@ impl Site {
                     SiteName::new(&format!("site-{}", profile.as_str())).expect("a site name");
                 let config = SiteConfig {
                     name,
+                    preference: 0,
                     lrm: Some("sim".into()),
                     slot: Resources {
                         cores: 2,

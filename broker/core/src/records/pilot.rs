@@ -52,6 +52,15 @@ pub struct PilotRecord {
     pub fenced: BTreeSet<PilotBoot>,
     /// True once the pilot has said goodbye.
     pub goodbye: bool,
+    /// True once a lease of it ran, or failed by no fault of the slot: it was not for nothing.
+    #[serde(default)]
+    pub fruitful: bool,
+    /// When the LRM's first signal to its pilot was told.
+    #[serde(default)]
+    pub signalled: Option<Timestamp>,
+    /// True once what this slot was good for, and what it cost the site, is on the site's record.
+    #[serde(default)]
+    pub settled: bool,
     /// Number of the last event in the pilot job's own log.
     pub last_seq: EventSeq,
 }

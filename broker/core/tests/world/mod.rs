@@ -66,7 +66,11 @@ pub fn spec(memory_mib: u64, run: Span) -> WorkspaceSpec {
         },
         resources: room(1, memory_mib),
         run_time: run,
-        policy: Policy::default(),
+        // So that the notice is no matter; tests of it say otherwise.
+        policy: Policy {
+            may_be_killed: true,
+            ..Policy::default()
+        },
         advance_to: AdvanceTo::Finished,
         network: Default::default(),
         context: Default::default(),
@@ -76,6 +80,7 @@ pub fn spec(memory_mib: u64, run: Span) -> WorkspaceSpec {
 pub fn site_config(name: &str, slot: Resources) -> SiteConfig {
     SiteConfig {
         name: site(name),
+        preference: 0,
         lrm: Some("sim".into()),
         slot: Resources {
             disk_mib: 65_536,
@@ -516,8 +521,8 @@ impl World {
                 resources: p.resources,
                 start: self.now,
                 end: p.end,
-                notice: Span::from_secs(30),
-                margin: Span::from_secs(5),
+                notice: self.terms(&p.site).notice,
+                margin: self.terms(&p.site).margin,
             },
             host: HostFacts::default(),
         };
@@ -534,6 +539,12 @@ impl World {
             other => panic!("register got {other:?}"),
         }
         reply
+    }
+
+    fn terms(&self, name: &SiteName) -> &SiteConfig {
+        (self.config.sites.iter())
+            .find(|s| s.name == *name)
+            .expect("a pilot's site is configured")
     }
 
     /// The pilot process and its guests are gone.

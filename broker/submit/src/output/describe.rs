@@ -109,11 +109,22 @@ pub fn sites(items: &[SiteView], output: &Output) -> String {
         let state = match (s.draining, &s.held_back) {
             (true, _) => Cell::toned("draining", Tone::Warn),
             (false, Some(reason)) => Cell::toned(format!("held back: {reason}"), Tone::Warn),
-            (false, None) => Cell::toned("open", Tone::Good),
+            (false, None) => {
+                let why = s.why.strip_prefix("no pilot submitted: ").unwrap_or(&s.why);
+                let text = match why {
+                    "" => "open".to_owned(),
+                    why => format!("open: {why}"),
+                };
+                Cell::toned(text, Tone::Good)
+            }
         };
         let overrun = match s.overrun.is_zero() {
             true => Cell::from("none"),
             false => Cell::toned(s.overrun, Tone::Bad),
+        };
+        let left = match s.courtesy.leftovers {
+            0 => Cell::from("none"),
+            n => Cell::toned(n, Tone::Bad),
         };
         vec![
             Cell::from(&s.name),
@@ -123,6 +134,7 @@ pub fn sites(items: &[SiteView], output: &Output) -> String {
             Cell::from(resources(&s.slot)),
             Cell::from(span(s.walltime)),
             overrun,
+            left,
             state,
         ]
     });
@@ -134,6 +146,7 @@ pub fn sites(items: &[SiteView], output: &Output) -> String {
         "largest slot",
         "walltime",
         "overrun",
+        "left",
         "state",
     ];
     draw(output, &head, rows.collect())
@@ -317,9 +330,14 @@ mod tests {
     fn tables_of_the_infrastructure() {
         let site = include_str!("../../tests/fixtures/site.json");
         insta::assert_snapshot!(sites(&one(site), &output(false)), @r"
-        SITE   LRM  QUEUED  RUNNING  LARGEST SLOT                        WALLTIME  OVERRUN  STATE
-        siteA  sim  2       1        4 cores, 8 GiB memory, 20 GiB disk  1h        none     held back: back-off after 3 failed submits
+        SITE   LRM  QUEUED  RUNNING  LARGEST SLOT                        WALLTIME  OVERRUN  LEFT  STATE
+        siteA  sim  2       1        4 cores, 8 GiB memory, 20 GiB disk  1h        none     1     held back: back-off after 3 failed submits
         ");
+        let mut idle: SiteView = serde_json::from_str(site).unwrap();
+        idle.held_back = None;
+        idle.why = "no pilot submitted: no request waits".into();
+        let drawn = sites(&[idle], &output(false));
+        assert!(drawn.ends_with("1     open: no request waits"), "{drawn}");
         let pilot = include_str!("../../tests/fixtures/pilot.json");
         insta::assert_snapshot!(pilots(&one(pilot), now(), &output(false)), @r"
         PILOT JOB  SITE   LRM JOB  STATE   AGE  REASON

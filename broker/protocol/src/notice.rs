@@ -1,0 +1,92 @@
+//! Which notice is long enough to suspend a guest of a given memory: one rule for the pilot, which
+//! decides by it whether it takes a lease, and for the broker, which sends no pilot where every
+//! pilot would decline.
+//!
+//! ```text
+//! first signal |<- suspend: 2 x (fixed + bytes / rate) + slack ->|<- kill, clean-up ->|<- margin ->| SIGKILL
+//! ```
+//! Measured on real disks: a prediction from a recent rate was off by a factor of 0.57 to 1.52,
+//! hence the budget of twice the prediction plus a fixed slack.
+
+use crate::time::Span;
+
+/// Kept before the kill time for clean-up of the node and the last word to the broker.
+pub const CLEAN_UP: Span = Span::from_millis(1000);
+/// From the kill of a guest to its being gone.
+pub const KILL_COST: Span = Span::from_millis(500);
+/// Fixed part of a suspend's predicted time.
+pub const SUSPEND_FIXED: Span = Span::from_millis(30);
+/// Added to twice the predicted time of a suspend to get its budget.
+pub const SUSPEND_SLACK: Span = Span::from_secs(1);
+/// Assumed write rate of suspended states before a slot's first measurement, bytes a second.
+pub const ASSUMED_RATE: f64 = 200e6;
+
+/// The most that the suspend of a guest with this much memory may have to write, bytes: all of the
+/// memory and a little for its devices.
+pub const fn most_bytes(memory_mib: u64) -> u64 {
+    memory_mib.saturating_add(1).saturating_mul(1 << 20)
+}
+
+/// The time that is set aside for a suspend which is expected to take `expected`.
+pub fn budget(expected: Span, slack: Span) -> Span {
+    expected.times(2) + slack
+}
+
+/// The part of a notice that is left for suspends.
+pub fn for_suspends(notice: Span, margin: Span) -> Span {
+    notice.minus(margin + CLEAN_UP + KILL_COST)
+}
+
+/// The time that is set aside to suspend a guest of this memory where no rate was measured yet.
+pub fn unmeasured_budget(memory_mib: u64) -> Span {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a byte count is only used for a rate"
+    )]
+    let bytes = most_bytes(memory_mib) as f64;
+    let expected = SUSPEND_FIXED + Span::from_secs_f64(bytes / ASSUMED_RATE);
+    budget(expected, SUSPEND_SLACK)
+}
+
+/// True when a pilot that has measured nothing yet takes a guest of this memory that must not be
+/// killed, alone in its slot.
+pub fn is_enough(notice: Span, margin: Span, memory_mib: u64) -> bool {
+    unmeasured_budget(memory_mib) <= for_suspends(notice, margin)
+}
+
+/// The shortest notice that is enough for a guest of this memory.
+pub fn least(margin: Span, memory_mib: u64) -> Span {
+    unmeasured_budget(memory_mib) + margin + CLEAN_UP + KILL_COST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_notice_is_enough_and_a_millisecond_less_is_not() {
+        let margin = Span::from_secs(5);
+        for memory in [1, 64, 512, 1024, 2048, 8192, 1 << 20] {
+            let least = least(margin, memory);
+            assert!(is_enough(least, margin, memory), "{memory} MiB in {least}");
+            let less = least.minus(Span::from_millis(1));
+            assert!(!is_enough(less, margin, memory), "{memory} MiB in {less}");
+        }
+    }
+
+    /// The table in `docs/operations/site.md`.
+    #[test]
+    fn the_table_for_site_administrators_is_right() {
+        let text = include_str!("../../../docs/operations/site.md");
+        for memory in [256, 512, 1024, 2048, 4096, 8192] {
+            let secs = least(Span::from_secs(5), memory).as_millis().div_ceil(1000);
+            let size = if memory < 1024 {
+                format!("{memory} MiB")
+            } else {
+                format!("{} GiB", memory / 1024)
+            };
+            let row = format!("| {size} | {secs} s |");
+            assert!(text.contains(&row), "no `{row}` in docs/operations/site.md");
+        }
+    }
+}
