@@ -19,6 +19,7 @@ pub mod http;
 pub mod jobs;
 mod lrm_loop;
 pub mod owner;
+mod pilot_jobs;
 mod serve;
 pub mod store;
 pub mod tokens;
