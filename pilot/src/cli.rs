@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::canary::CanaryChildArgs;
+use crate::doctor::DoctorArgs;
 use crate::exec_guest::ExecGuestArgs;
 use crate::reclaim::command::ReclaimArgs;
 use crate::warden::WardenArgs;
@@ -28,9 +30,21 @@ pub enum Command {
     Run(RunArgs),
     /// Undo what a dead pilot has left on this node
     Reclaim(ReclaimArgs),
+    /// Look at this node as a pilot would: what would be refused here, and why
+    ///
+    /// Looks at hypervisors, disks (at most 64 MiB are written to each), limits, clock, control
+    /// group, warden and what dead pilots have left, with this account and from here. Nothing
+    /// stays. Each finding is ok, a warning, or a problem, with what to do about it.
+    ///
+    /// Exit codes: 0 a pilot would start here, there may be warnings; 1 there is a problem; 2 the
+    /// slot file cannot be used.
+    Doctor(DoctorArgs),
     /// (internal) outlives a killed pilot just long enough to undo what it left
     #[command(hide = true)]
     Warden(WardenArgs),
+    /// (internal) leaves the session of a doctor's canary job, and ends by itself
+    #[command(hide = true)]
+    CanaryChild(CanaryChildArgs),
     /// (internal) becomes a program that dies with the pilot
     #[command(hide = true)]
     ExecGuest(ExecGuestArgs),
