@@ -105,7 +105,7 @@ fn judge_kvm(
         (None, Want::This, Some(Accelerator::Tcg)) => Finding::warning(
             check,
             "/dev/kvm can be used, and `accelerator = \"tcg\"` is configured",
-            "write accelerator = \"kvm\": guests run ten times as fast",
+            "write accelerator = \"kvm\": guests run much faster",
         ),
         (None, ..) => Finding::ok(check, "/dev/kvm can be used"),
         (Some(e), Want::This, Some(Accelerator::Kvm)) => Finding::problem(
