@@ -29,6 +29,14 @@ pub enum Command {
     /// broker refused this slot.
     Run(RunArgs),
     /// Undo what a dead pilot has left on this node
+    ///
+    /// For a site's prologue, epilogue or timer, and for people. Touches nothing that is not
+    /// written in a slot's journal, and no slot whose pilot lives. Run as root, it becomes for each
+    /// slot the account that owns it. It can be repeated, and killed at any point.
+    ///
+    /// Exit codes: 0 nothing of a dead pilot is left; 1 that could not be found out, or the slot of
+    /// --slot has a pilot that lives; 2 the command line is wrong; 7 something is left and could
+    /// not be removed (it is named).
     Reclaim(ReclaimArgs),
     /// Look at this node as a pilot would: what would be refused here, and why
     ///

@@ -13,7 +13,7 @@ use protocol::resources::Resources;
 use protocol::time::{Span, Timestamp};
 
 use super::Ward;
-use super::evidence::{Evidence, GivenUp, Skew, child};
+use super::evidence::{Evidence, GivenUp, Skew, child, output_tail};
 use super::judge;
 use crate::pilot_jobs;
 use crate::preview::broker_url;
@@ -38,6 +38,8 @@ const OVER_WITHIN: Span = Span::from_mins(4);
 const CANCEL_AGAIN: Span = Span::from_secs(10);
 /// A cancelled canary that says nothing for so long, and is in no listing, is gone.
 const GONE_AFTER: Span = Span::from_secs(5);
+/// The output of a job that is over may take so long to come.
+const OUTPUT_WITHIN: Span = Span::from_secs(5);
 /// A child that says so long after the job's end that it lives has survived it.
 const SURVIVES: Span = Span::from_secs(2);
 /// So long its last words may take to be seen here.
@@ -112,9 +114,25 @@ impl<'a> Canary<'a> {
                 evidence.given_up = evidence.given_up.or(Some(GivenUp::NotOver));
             }
         }
-        evidence.read(self.ward.clock.now());
+        self.await_words(&mut evidence).await;
         self.look_for_survivor(&mut evidence).await;
         evidence
+    }
+
+    /// Some LRMs bring a job's output only after its end. Of a canary that never spoke it is all
+    /// that there is.
+    async fn await_words(&self, evidence: &mut Evidence) {
+        let over = self.ward.clock.now();
+        loop {
+            let now = self.ward.clock.now();
+            evidence.read(now);
+            let has_words =
+                !evidence.lines.is_empty() || !output_tail(&self.job.directory).is_empty();
+            if has_words || evidence.over.is_none() || now.since(over) > OUTPUT_WITHIN {
+                return;
+            }
+            tokio::time::sleep(TICK).await;
+        }
     }
 
     /// Until it is ready to be cancelled, or over, or something takes too long.

@@ -105,7 +105,7 @@ pub(in super::super) fn earlier_cancelled(
     Finding::warning(
         "earlier",
         format!("the canary {key} of an earlier doctor was still listed as {id}: {said}"),
-        "the next doctor removes its directory",
+        "no more, if its directory is gone from `state_dir`; otherwise the next doctor looks again",
     )
 }
 
