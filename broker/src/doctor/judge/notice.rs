@@ -27,9 +27,7 @@ pub(super) fn judge(evidence: &Evidence, around: &Circumstances) -> Option<Findi
     evidence.cancelled.as_ref()?;
     let configured = around.notice;
     let Some(Heard { lived, story }) = heard(&evidence.lines) else {
-        if evidence.over.is_none() {
-            return None;
-        }
+        evidence.over?;
         let text = "no signal came before the kill";
         return Some(if configured.is_zero() {
             Finding::ok(check, format!("{text}, as configured (notice = \"0s\")"))
