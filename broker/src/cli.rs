@@ -3,16 +3,21 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use protocol::codes::exit;
+use protocol::finding::{Level, summary};
 use protocol::ids::{SiteName, SubmitKey, UserName};
 use protocol::text::parse_span;
 use protocol::time::Span;
 
 use crate::clock::Clock;
 use crate::config::{self, ConfigError, Settings};
+use crate::doctor::{self, DoctorError};
+use crate::preview::{self, PreviewError};
 use crate::serve::{self, ServeError};
 use crate::store;
 use crate::tokens::{Identity, Issuer};
@@ -46,6 +51,21 @@ enum Command {
     /// Make or revoke tokens; on the broker's own machine, whether it runs or not.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Print the exact job and command line that the first submit to a site would send.
+    ///
+    /// Nothing is submitted, written or asked: it works before the broker ever ran. The submit key
+    /// will be another one.
+    SubmitPreview(PreviewArgs),
+    /// Try a site with one canary job, and say what was found and what to do.
+    ///
+    /// The canary goes through the same adapter and is rendered by the same code as a pilot job.
+    /// On the node it looks at hypervisors, disks, limits, clock, slot file and the way to the
+    /// broker. Then it is cancelled, and the notice is measured. Everything is removed again.
+    /// It works whether the broker runs or not; run it under the broker's account.
+    ///
+    /// Exit codes: 0 no problem was found, there may be warnings; 1 there is a problem, or it
+    /// could not begin; 2 the command line or the configuration is wrong.
+    Doctor(DoctorArgs),
     /// Print the OpenAPI description of the HTTP API.
     Openapi,
 }
@@ -55,6 +75,37 @@ struct ConfigArg {
     /// The configuration.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct PreviewArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The site.
+    #[arg(long, value_name = "NAME")]
+    site: SiteName,
+    /// For a first request that needs so long; it decides the walltime. More than any slot has if
+    /// left out.
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+    run_time: Option<Span>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The site.
+    #[arg(long, value_name = "NAME")]
+    site: SiteName,
+    /// How long the canary may wait in the queue before it is withdrawn.
+    #[arg(long, value_name = "SPAN", default_value = "10m", value_parser = parse_span)]
+    wait: Span,
+    /// Print one JSON object instead of sentences.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -125,6 +176,26 @@ impl From<ServeError> for Failure {
     }
 }
 
+impl From<PreviewError> for Failure {
+    fn from(e: PreviewError) -> Self {
+        match e {
+            PreviewError::NoSuchSite { .. } | PreviewError::NoLrm { .. } => Self::Usage(e.into()),
+            PreviewError::NoOrder { .. } | PreviewError::Name { .. } => Self::Failed(e.into()),
+        }
+    }
+}
+
+impl From<DoctorError> for Failure {
+    fn from(e: DoctorError) -> Self {
+        match e {
+            DoctorError::Site(e) => e.into(),
+            DoctorError::StateDir(_) | DoctorError::Directory { .. } | DoctorError::Busy => {
+                Self::Failed(e.into())
+            }
+        }
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(e: anyhow::Error) -> Self {
         Self::Failed(e)
@@ -173,6 +244,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Token(TokenCommand::Revoke { config, token }) => {
             revoke_token(&config.config, &token)
         }
+        Command::SubmitPreview(args) => show_preview(&args),
+        Command::Doctor(args) => doctor(&args),
         Command::Openapi => {
             let json = crate::http::description().to_pretty_json();
             print(&format!(
@@ -228,6 +301,68 @@ fn check_config(path: &Path) -> Result<(), Failure> {
     }
     serve::prepare_state_dir(&settings.state_dir).map_err(|e| Failure::Usage(e.into()))?;
     print(&format!("{} is fine\n", path.display()))
+}
+
+fn show_preview(args: &PreviewArgs) -> Result<(), Failure> {
+    let settings = Settings::load(&args.config.config)?;
+    let preview = preview::preview(&settings, &args.site, args.run_time)?;
+    if args.json {
+        let json = serde_json::to_string(&preview).context("failed to print the preview")?;
+        return print(&format!("{json}\n"));
+    }
+    let cut = preview
+        .min_walltime
+        .map(|least| format!(", {least} at least"));
+    print(&format!(
+        "# site {}, {}: {} for {}{}\n# submit key {}: another one in earnest\n\n{}",
+        preview.site,
+        preview.lrm,
+        preview.resources,
+        preview.walltime,
+        cut.unwrap_or_default(),
+        preview.key,
+        preview.text
+    ))
+}
+
+fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
+    let settings = Settings::load(&args.config.config)?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let say = |what: &str| {
+        // Nobody reads it: no reason to stop.
+        let _ = writeln!(std::io::stderr(), "{what}");
+    };
+    let report = runtime()?.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate()).context("failed to watch SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch SIGINT")?;
+        let told = Arc::clone(&interrupted);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            told.store(true, Ordering::Relaxed);
+        });
+        let options = doctor::Options { wait: args.wait };
+        let report = doctor::examine(&settings, &args.site, options, &interrupted, &say).await;
+        report.map_err(Failure::from)
+    })?;
+    if args.json {
+        let json = serde_json::to_string(&report).context("failed to print the report")?;
+        print(&format!("{json}\n"))?;
+    } else {
+        let lines = report.findings.iter().map(|f| format!("{f}\n"));
+        let summary = summary(&report.findings);
+        print(&format!("{}{summary}\n", lines.collect::<String>()))?;
+    }
+    match report.level {
+        Level::Ok | Level::Warning => Ok(()),
+        Level::Problem => Err(Failure::Failed(anyhow::anyhow!(
+            "site `{}` has a problem",
+            report.site
+        ))),
+    }
 }
 
 fn create_token(args: CreateArgs) -> Result<(), Failure> {

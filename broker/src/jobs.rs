@@ -34,6 +34,13 @@ impl JobDirs {
         Ok(Self { root })
     }
 
+    /// The same without making anything: for a look at the paths.
+    pub fn at(state_dir: &Path) -> Self {
+        Self {
+            root: state_dir.join("pilot-jobs"),
+        }
+    }
+
     /// The directory of a pilot job.
     pub fn path(&self, key: &SubmitKey) -> PathBuf {
         self.root.join(key.as_str())

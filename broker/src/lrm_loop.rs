@@ -7,20 +7,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use broker_core::{Effect, Event, PilotOrder};
-use lrm_adapters::sim::{SimLrm, SimLrmSettings};
 use lrm_adapters::{LocalResourceManager, Lrm};
 use protocol::ids::SiteName;
-use protocol::lrm::{PilotJob, SubmitAnswer};
-use protocol::slot_file::BrokerAccess;
+use protocol::lrm::SubmitAnswer;
 use protocol::time::Span;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
-use crate::config::{JobSettings, Settings, Site, SiteLrm};
-use crate::jobs::{JobDirs, TOKEN_FILE};
+use crate::config::{JobSettings, Settings, Site};
+use crate::jobs::JobDirs;
 use crate::listings::{Listing, listings};
 use crate::owner::{Owner, Unavailable};
+use crate::pilot_jobs;
 use crate::tokens::{Identity, Issuer};
 
 /// Between two tries to tell the core something while the store can't be written.
@@ -64,26 +63,14 @@ pub fn start(
     let mut tasks = JoinSet::new();
     let (mut sites, mut loops) = (BTreeMap::new(), BTreeMap::new());
     for (name, site) in &settings.sites {
-        let SiteLrm::Sim {
-            dir,
-            program,
-            queue,
-            rerunnable,
-            job,
-        } = &site.lrm
-        else {
+        let Some((lrm, job)) = pilot_jobs::adapter(site) else {
             continue;
         };
-        let mut sim = SimLrmSettings::new(program.clone(), dir.clone());
-        sim.queue.clone_from(queue);
-        sim.rerunnable = *rerunnable;
-        sim.timeout = site.command_timeout;
-        sim.prefix.clone_from(&site.command_prefix);
         let site_loop = Arc::new(SiteLoop {
             name: name.clone(),
             site: site.clone(),
-            job: (**job).clone(),
-            lrm: Lrm::Sim(SimLrm::new(sim)),
+            job: job.clone(),
+            lrm,
             shared: shared.clone(),
         });
         let (tx, rx) = mpsc::unbounded_channel();
@@ -210,7 +197,11 @@ impl SiteLoop {
         let (dirs, key) = (self.shared.dirs.clone(), order.key.clone());
         let made = tokio::task::spawn_blocking(move || dirs.make(&key, &token)).await;
         match made {
-            Ok(Ok(_)) => self.lrm.submit(&self.pilot_job(order)).await,
+            Ok(Ok(_)) => {
+                let Shared { dirs, url, .. } = &self.shared;
+                let job = pilot_jobs::pilot_job(order, &self.site, &self.job, dirs, url);
+                self.lrm.submit(&job).await
+            }
             Ok(Err(e)) => SubmitAnswer::Refused(format!(
                 "the broker could not make the directory `{}`: {e}",
                 self.shared.dirs.path(&order.key).display()
@@ -218,33 +209,6 @@ impl SiteLoop {
             Err(e) => {
                 SubmitAnswer::Refused(format!("the broker could not make its directory: {e}"))
             }
-        }
-    }
-
-    fn pilot_job(&self, order: PilotOrder) -> PilotJob {
-        let directory = self.shared.dirs.path(&order.key);
-        PilotJob {
-            program: self.job.program.clone(),
-            broker: BrokerAccess {
-                url: self
-                    .job
-                    .broker_url
-                    .clone()
-                    .unwrap_or_else(|| self.shared.url.clone()),
-                token_file: directory.join(TOKEN_FILE),
-                ca_file: self.job.broker_ca.clone(),
-            },
-            directory,
-            resources: order.resources,
-            walltime: order.walltime,
-            min_walltime: (order.min_walltime < order.walltime).then_some(order.min_walltime),
-            notice: self.site.notice,
-            margin: self.site.margin,
-            hypervisor: self.job.hypervisor.clone(),
-            scratch: self.job.scratch.clone(),
-            store: self.job.store.clone(),
-            key: order.key,
-            site: order.site,
         }
     }
 

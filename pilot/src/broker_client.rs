@@ -9,6 +9,7 @@ use bytes::Bytes;
 use protocol::codes::{ErrorBody, ErrorCode};
 use protocol::messages::{ConsoleReply, RegisterReply, RegisterRequest, SyncReply, SyncRequest};
 use protocol::slot_file::BrokerAccess;
+use protocol::time::Timestamp;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Client, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
@@ -97,6 +98,28 @@ impl BrokerClient {
         }
         let http = builder.build().map_err(client)?;
         Ok(Self { http, base })
+    }
+
+    /// `GET /v1/health`: that the broker answers, and the time by its host's clock, cut to the
+    /// second; none where something between us leaves that out.
+    ///
+    /// # Errors
+    /// Something else answers there, or nothing within `limit`.
+    pub async fn health(&self, limit: Duration) -> Result<Option<Timestamp>, CallError> {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}v1/health", self.base.path()));
+        let answer = self.http.get(url).timeout(limit).send().await;
+        let answer = answer.map_err(|e| CallError::NoAnswer(chain(&e)))?;
+        if !answer.status().is_success() {
+            return Err(CallError::NoAnswer(format!(
+                "it answered {}, as no broker does",
+                answer.status()
+            )));
+        }
+        let date = answer.headers().get(reqwest::header::DATE);
+        Ok(date
+            .and_then(|value| value.to_str().ok())
+            .and_then(Timestamp::parse_http_date))
     }
 
     /// `POST /v1/pilot/register`.

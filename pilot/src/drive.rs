@@ -8,6 +8,7 @@ mod start;
 use std::time::Duration;
 
 use pilot_core::agent::{Agent, Event};
+use protocol::canary::is_canary;
 use protocol::time::{Mono, Span};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -31,6 +32,9 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// The pilot could not start; what it had made until then is removed again.
 pub fn run(args: &RunArgs) -> Result<i32, RunError> {
     let slot = start::read_slot_file(&args.slot)?;
+    if is_canary(&slot.submit_key) {
+        return Ok(crate::canary::run(&slot));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,8 +1,10 @@
 //! The pilot: the agent that runs in a slot. The decisions are in `pilot-core`; here is the I/O.
 
 pub mod broker_client;
+pub mod canary;
 pub mod cli;
 pub mod clock;
+pub mod doctor;
 pub mod drive;
 pub mod effects;
 pub mod exec_guest;

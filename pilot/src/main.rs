@@ -20,6 +20,8 @@ fn main() -> ExitCode {
             e.exit_code()
         }),
         Command::Reclaim(args) => pilot::reclaim::command::run(&args),
+        Command::Doctor(args) => pilot::doctor::run(&args),
+        Command::CanaryChild(args) => pilot::canary::run_child(&args),
         Command::Warden(args) => pilot::warden::run(&args),
         Command::ExecGuest(args) => {
             let e = pilot::exec_guest::run(&args);

@@ -2,6 +2,9 @@
 
 use std::{fmt, io};
 
+use pilot_core::now::Now;
+use signal_hook::low_level::siginfo::Origin;
+
 use futures_util::StreamExt;
 use pilot_core::agent::Signal;
 use signal_hook::consts::signal::{
@@ -9,6 +12,12 @@ use signal_hook::consts::signal::{
 };
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook_tokio::SignalsInfo;
+
+/// SIGXFSZ says nothing to us, but must not kill: a state that is larger than the site's limit on
+/// files is a suspend that fails, by its write's error.
+const ALL: [i32; 8] = [
+    SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGXCPU, SIGCONT, SIGHUP, SIGXFSZ,
+];
 
 /// The stream of signals. From its making on, none of them ends the process.
 pub struct Signals {
@@ -27,12 +36,7 @@ impl Signals {
     /// # Errors
     /// The system's.
     pub fn listen() -> io::Result<Self> {
-        // SIGXFSZ says nothing to us, but must not kill: a state that is larger than the site's
-        // limit on files is a suspend that fails, by its write's error.
-        let all = [
-            SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGXCPU, SIGCONT, SIGHUP, SIGXFSZ,
-        ];
-        let stream = SignalsInfo::<WithOrigin>::new(all)?;
+        let stream = SignalsInfo::<WithOrigin>::new(ALL)?;
         Ok(Self { stream })
     }
 
@@ -42,15 +46,61 @@ impl Signals {
             let Some(origin) = self.stream.next().await else {
                 return std::future::pending().await;
             };
-            let from = origin.process.map_or_else(
-                || "the kernel".to_owned(),
-                |p| format!("process {} of user {}", p.pid, p.uid),
-            );
             if let Some(which) = read(origin.signal) {
-                return (which, from);
+                return (which, sender(&origin));
             }
         }
     }
+}
+
+/// A signal that came.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// Which.
+    pub which: Signal,
+    /// Who sent it, for people.
+    pub from: String,
+    /// When.
+    pub at: Now,
+}
+
+/// Hands every signal to `tell`, from a thread of its own that waits for them, until `tell` says
+/// no. From now on none of them ends the process.
+///
+/// # Errors
+/// The system's.
+pub fn listen_in_thread(tell: impl Fn(Heard) -> bool + Send + 'static) -> io::Result<()> {
+    let mut signals = signal_hook::iterator::SignalsInfo::<WithOrigin>::new(ALL)?;
+    let work = move || {
+        for origin in signals.forever() {
+            let at = crate::clock::now();
+            let from = sender(&origin);
+            if let Some(which) = read(origin.signal)
+                && !tell(Heard { which, from, at })
+            {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(work)
+        .map(drop)
+}
+
+/// True for signals by which batch systems end jobs.
+pub const fn ends_jobs(which: Signal) -> bool {
+    match which {
+        Signal::Term | Signal::Int | Signal::Usr1 | Signal::Usr2 | Signal::Xcpu => true,
+        Signal::Cont | Signal::Hup => false,
+    }
+}
+
+fn sender(origin: &Origin) -> String {
+    origin.process.as_ref().map_or_else(
+        || "the kernel".to_owned(),
+        |p| format!("process {} of user {}", p.pid, p.uid),
+    )
 }
 
 fn read(number: i32) -> Option<Signal> {

@@ -12,8 +12,10 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod canary;
 pub mod codes;
 pub mod file_error;
+pub mod finding;
 pub mod ids;
 pub mod lease;
 pub mod lrm;

@@ -36,6 +36,13 @@ impl Timestamp {
         Self(self.0.saturating_sub(span.as_signed()))
     }
 
+    /// Reads the `Date` of an HTTP answer, as `Sat, 21 Nov 2026 09:00:00 GMT`; none when it is
+    /// not one.
+    pub fn parse_http_date(text: &str) -> Option<Self> {
+        let read = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
+        Some(Self(read.timestamp().as_millisecond()))
+    }
+
     /// Reads RFC 3339 text, or a number of seconds since the epoch (`1763712000`, `1763712000.5`).
     ///
     /// # Errors

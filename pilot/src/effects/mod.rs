@@ -6,7 +6,7 @@
 mod clean_up;
 mod console;
 mod guest;
-mod probe;
+pub(crate) mod probe;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

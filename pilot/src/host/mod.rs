@@ -196,7 +196,7 @@ async fn qemu_version(
 }
 
 /// A name without a slash is looked for as the system would; what is found may still not run.
-fn is_executable(program: &Path) -> bool {
+pub(crate) fn is_executable(program: &Path) -> bool {
     use nix::unistd::{AccessFlags, access};
     let runs = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
     if program.components().count() > 1 {
@@ -216,7 +216,7 @@ fn search_path() -> Option<impl AsRef<OsStr>> {
 }
 
 /// The number in `QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)`.
-fn parse_version(text: &str) -> Option<String> {
+pub(crate) fn parse_version(text: &str) -> Option<String> {
     let after = text.split("version ").nth(1)?;
     let number: String = after
         .chars()

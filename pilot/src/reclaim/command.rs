@@ -20,14 +20,10 @@ use crate::journal::NODE_ENTRIES_PREFIX;
 
 /// Arguments of `pilot reclaim`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(group(clap::ArgGroup::new("where").required(true).args(["slot", "node_state"])))]
 pub struct ReclaimArgs {
     /// Undo the slot with this scratch directory
-    #[arg(
-        long,
-        value_name = "DIR",
-        required_unless_present = "node_state",
-        conflicts_with = "node_state"
-    )]
+    #[arg(long, value_name = "DIR")]
     slot: Option<PathBuf>,
     /// Undo every slot on this node whose pilot is dead and that is registered in this node-state directory
     #[arg(long, value_name = "DIR")]

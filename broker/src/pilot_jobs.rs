@@ -1,0 +1,65 @@
+//! Making pilot jobs: from a site's configuration to the adapter that submits there, and from an
+//! order to the whole job. The LRM loops, `submit-preview` and `doctor` all use these, so what
+//! is shown and tried is what is submitted.
+
+use broker_core::PilotOrder;
+use lrm_adapters::Lrm;
+use lrm_adapters::sim::{SimLrm, SimLrmSettings};
+use protocol::lrm::PilotJob;
+use protocol::slot_file::BrokerAccess;
+
+use crate::config::{JobSettings, Site, SiteLrm};
+use crate::jobs::{JobDirs, TOKEN_FILE};
+
+/// The adapter to a site's LRM, and what the pilot jobs there need to know; none where pilots are
+/// started by hand.
+pub fn adapter(site: &Site) -> Option<(Lrm, &JobSettings)> {
+    match &site.lrm {
+        SiteLrm::None => None,
+        SiteLrm::Sim {
+            dir,
+            program,
+            queue,
+            rerunnable,
+            job,
+        } => {
+            let mut sim = SimLrmSettings::new(program.clone(), dir.clone());
+            sim.queue.clone_from(queue);
+            sim.rerunnable = *rerunnable;
+            sim.timeout = site.command_timeout;
+            sim.prefix.clone_from(&site.command_prefix);
+            Some((Lrm::Sim(SimLrm::new(sim)), job))
+        }
+    }
+}
+
+/// The whole job of an order. `url` is how nodes reach the broker where the site says nothing
+/// else.
+pub fn pilot_job(
+    order: PilotOrder,
+    site: &Site,
+    job: &JobSettings,
+    dirs: &JobDirs,
+    url: &str,
+) -> PilotJob {
+    let directory = dirs.path(&order.key);
+    PilotJob {
+        program: job.program.clone(),
+        broker: BrokerAccess {
+            url: job.broker_url.clone().unwrap_or_else(|| url.to_owned()),
+            token_file: directory.join(TOKEN_FILE),
+            ca_file: job.broker_ca.clone(),
+        },
+        directory,
+        resources: order.resources,
+        walltime: order.walltime,
+        min_walltime: (order.min_walltime < order.walltime).then_some(order.min_walltime),
+        notice: site.notice,
+        margin: site.margin,
+        hypervisor: job.hypervisor.clone(),
+        scratch: job.scratch.clone(),
+        store: job.store.clone(),
+        key: order.key,
+        site: order.site,
+    }
+}
