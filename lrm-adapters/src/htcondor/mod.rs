@@ -5,6 +5,7 @@
 
 mod parse;
 mod render;
+pub mod testing;
 
 use std::path::{Path, PathBuf};
 
