@@ -213,7 +213,7 @@ impl Ad {
             2 if self.is_held_for(WALLTIME_HOLDS) => JobState::Ending,
             2 => JobState::Running,
             // In the queue until it has left its slot, and for some time after.
-            3 | 4 | 5 if self.host().is_some() => JobState::Ending,
+            3..=5 if self.host().is_some() => JobState::Ending,
             3 => JobState::Ended(self.why_removed()),
             4 => JobState::Ended(self.how_completed()),
             5 if self.is_held_for(WALLTIME_HOLDS) => JobState::Ended(JobEnd::Walltime),
