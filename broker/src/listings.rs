@@ -27,6 +27,11 @@ fn account(site: &Site) -> Option<Vec<OsString>> {
     let commands: Vec<OsString> = match &site.lrm {
         SiteLrm::None => return None,
         SiteLrm::Sim { dir, program, .. } => vec![dir.into(), program.into()],
+        SiteLrm::Htcondor { settings, .. } => vec![
+            settings.bin_dir.clone().unwrap_or_default().into(),
+            settings.schedd.clone().unwrap_or_default().into(),
+            settings.pool.clone().unwrap_or_default().into(),
+        ],
     };
     let kind = OsString::from(site.lrm.as_str());
     let prefix = site.command_prefix.iter().map(OsString::from);

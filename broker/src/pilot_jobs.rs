@@ -4,6 +4,7 @@
 
 use broker_core::PilotOrder;
 use lrm_adapters::Lrm;
+use lrm_adapters::htcondor::Htcondor;
 use lrm_adapters::sim::{SimLrm, SimLrmSettings};
 use protocol::lrm::PilotJob;
 use protocol::slot_file::BrokerAccess;
@@ -29,6 +30,12 @@ pub fn adapter(site: &Site) -> Option<(Lrm, &JobSettings)> {
             sim.timeout = site.command_timeout;
             sim.prefix.clone_from(&site.command_prefix);
             Some((Lrm::Sim(SimLrm::new(sim)), job))
+        }
+        SiteLrm::Htcondor { settings, job } => {
+            let mut condor = (**settings).clone();
+            condor.timeout = site.command_timeout;
+            condor.prefix.clone_from(&site.command_prefix);
+            Some((Lrm::Htcondor(Box::new(Htcondor::new(condor))), job))
         }
     }
 }

@@ -11,6 +11,7 @@ use protocol::ids::{LrmJobId, SubmitKey};
 use protocol::lrm::{CancelAnswer, Observation, PilotJob, SubmitAnswer};
 use protocol::time::Span;
 
+use crate::htcondor::Htcondor;
 use crate::sim::SimLrm;
 
 /// What an LRM can and cannot do, as its adapter knows it. Data, not promises: a broker may use
@@ -59,42 +60,50 @@ pub trait LocalResourceManager {
 pub enum Lrm {
     /// The simulated one.
     Sim(SimLrm),
+    /// HTCondor.
+    Htcondor(Box<Htcondor>),
 }
 
 impl LocalResourceManager for Lrm {
     fn capabilities(&self) -> Capabilities {
         match self {
             Self::Sim(sim) => sim.capabilities(),
+            Self::Htcondor(condor) => condor.capabilities(),
         }
     }
 
     async fn submit(&self, job: &PilotJob) -> SubmitAnswer {
         match self {
             Self::Sim(sim) => sim.submit(job).await,
+            Self::Htcondor(condor) => condor.submit(job).await,
         }
     }
 
     async fn observe(&self) -> Observation {
         match self {
             Self::Sim(sim) => sim.observe().await,
+            Self::Htcondor(condor) => condor.observe().await,
         }
     }
 
     async fn find_by_key(&self, key: &SubmitKey) -> Observation {
         match self {
             Self::Sim(sim) => sim.find_by_key(key).await,
+            Self::Htcondor(condor) => condor.find_by_key(key).await,
         }
     }
 
     async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
         match self {
             Self::Sim(sim) => sim.cancel(id, key).await,
+            Self::Htcondor(condor) => condor.cancel(id, key).await,
         }
     }
 
     fn submit_preview(&self, job: &PilotJob) -> String {
         match self {
             Self::Sim(sim) => sim.submit_preview(job),
+            Self::Htcondor(condor) => condor.submit_preview(job),
         }
     }
 }

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use broker_core::BrokerConfig;
+use lrm_adapters::htcondor::HtcondorSettings;
 use protocol::ids::SiteName;
 use protocol::slot_file::HypervisorSection;
 use protocol::text::FileError;
@@ -111,6 +112,13 @@ pub enum SiteLrm {
         /// What the pilot jobs need to know.
         job: Box<JobSettings>,
     },
+    /// Submitted to HTCondor.
+    Htcondor {
+        /// Its adapter's settings; time limit and prefix are the site's.
+        settings: Box<HtcondorSettings>,
+        /// What the pilot jobs need to know.
+        job: Box<JobSettings>,
+    },
 }
 
 /// What a pilot job is told, beside what the provisioner decides.
@@ -136,6 +144,7 @@ impl SiteLrm {
         match self {
             Self::None => "none",
             Self::Sim { .. } => "sim",
+            Self::Htcondor { .. } => "htcondor",
         }
     }
 }

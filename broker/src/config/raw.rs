@@ -158,6 +158,7 @@ section! { /// `[site.NAME]` and `[site-defaults]`
         slot: SlotResources,
         hypervisor: HypervisorSection,
         sim: RawSim,
+        htcondor: RawHtcondor,
     }
 }
 
@@ -170,6 +171,30 @@ pub(super) enum RawLrm {
     Slurm,
     Pbs,
     Htcondor,
+}
+
+section! { /// `[site.NAME.htcondor]`
+    RawHtcondor {
+        bin_dir: PathBuf,
+        schedd: String,
+        pool: String,
+        accounting_group: String,
+        requirements: String,
+        rank: String,
+        submit_lines: Vec<String>,
+        transfer: RawTransfer,
+        rerunnable: bool,
+        job_lease: SpanText,
+        keep_ended: SpanText,
+    }
+}
+
+/// `transfer = ".."`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawTransfer {
+    Shared,
+    Copied,
 }
 
 section! { /// `[site.NAME.sim]`

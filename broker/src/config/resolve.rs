@@ -67,6 +67,9 @@ fn complete(file: &str, base: &Path, text: &str) -> Result<RawConfig, FileError>
             sim.dir.as_mut().map(place);
             sim.program.as_mut().map(place);
         }
+        if let Some(condor) = &mut site.htcondor {
+            condor.bin_dir.as_mut().map(place);
+        }
         // A bare name is searched in PATH on the node.
         if let Some(binary) = site.hypervisor.as_mut().and_then(|h| h.binary.as_mut())
             && binary.components().count() > 1
@@ -80,8 +83,11 @@ fn complete(file: &str, base: &Path, text: &str) -> Result<RawConfig, FileError>
 fn with_defaults(site: RawSite, defaults: &RawSite) -> RawSite {
     let below = defaults.sim.clone().unwrap_or_default();
     let sim = site.sim.clone().unwrap_or_default().over(below);
+    let below = defaults.htcondor.clone().unwrap_or_default();
+    let htcondor = site.htcondor.clone().unwrap_or_default().over(below);
     RawSite {
         sim: Some(sim),
+        htcondor: Some(htcondor),
         ..site.over(defaults.clone())
     }
 }

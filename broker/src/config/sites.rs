@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use broker_core::SiteConfig;
+use lrm_adapters::htcondor::{HtcondorSettings, Transfer};
 use protocol::ids::SiteName;
 use protocol::resources::Resources;
 use protocol::slot_file::HypervisorKind;
 use protocol::time::Span;
 
-use super::raw::{RawLrm, RawSite};
+use super::raw::{RawHtcondor, RawLrm, RawSite, RawTransfer};
 use super::resolve::{Wrong, have, span, span_from};
 use super::{JobSettings, Site, SiteLrm};
 
@@ -97,7 +98,7 @@ pub(super) fn site(
     };
     config.lrm = match &site.lrm {
         SiteLrm::None => None,
-        SiteLrm::Sim { .. } => Some("sim".to_owned()),
+        SiteLrm::Sim { .. } | SiteLrm::Htcondor { .. } => Some(site.lrm.as_str().to_owned()),
     };
     Ok((site, config, preference))
 }
@@ -124,7 +125,7 @@ fn lrm(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<S
     let kind = raw.lrm.ok_or_else(|| {
         keys.missing(
             "lrm",
-            "write \"sim\", or \"none\" for pilots that are started by hand",
+            "write \"sim\" or \"htcondor\", or \"none\" for pilots that are started by hand",
         )
     })?;
     match kind {
@@ -144,11 +145,40 @@ fn lrm(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<S
                 rerunnable: have(sim.rerunnable, &keys.key("sim.rerunnable"))?,
             })
         }
-        RawLrm::Slurm | RawLrm::Pbs | RawLrm::Htcondor => Err(keys.wrong(
+        RawLrm::Htcondor => {
+            let settings = htcondor(keys, raw.htcondor.clone().unwrap_or_default())?;
+            Ok(SiteLrm::Htcondor {
+                settings: Box::new(settings),
+                job: Box::new(job(keys, raw, tls, listen)?),
+            })
+        }
+        RawLrm::Slurm | RawLrm::Pbs => Err(keys.wrong(
             "lrm",
-            "names an LRM that this version has no adapter for yet; it knows \"sim\" and \"none\"",
+            "names an LRM that this version has no adapter for yet; it knows \"sim\", \"htcondor\" and \"none\"",
         )),
     }
+}
+
+/// Time limit and prefix of the commands are filled in by who runs them.
+fn htcondor(keys: &Keys<'_>, raw: RawHtcondor) -> Result<HtcondorSettings, Wrong> {
+    let key = |key: &str| keys.key(&format!("htcondor.{key}"));
+    Ok(HtcondorSettings {
+        bin_dir: raw.bin_dir,
+        schedd: raw.schedd,
+        pool: raw.pool,
+        accounting_group: raw.accounting_group,
+        requirements: raw.requirements,
+        rank: raw.rank,
+        submit_lines: have(raw.submit_lines, &key("submit_lines"))?,
+        transfer: match have(raw.transfer, &key("transfer"))? {
+            RawTransfer::Shared => Transfer::Shared,
+            RawTransfer::Copied => Transfer::Copied,
+        },
+        rerunnable: have(raw.rerunnable, &key("rerunnable"))?,
+        job_lease: span_from(Span::from_secs(1), raw.job_lease, &key("job_lease"))?,
+        keep_ended: span(raw.keep_ended, &key("keep_ended"))?,
+        ..HtcondorSettings::default()
+    })
 }
 
 fn job(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<JobSettings, Wrong> {

@@ -1,3 +1,5 @@
+use lrm_adapters::htcondor::Transfer;
+
 use super::*;
 
 const SITE: &str = r#"
@@ -35,6 +37,38 @@ fn an_empty_file_means_the_defaults() {
         s,
         "the defaults written out mean the same"
     );
+}
+
+#[test]
+fn an_htcondor_site_needs_no_section_and_can_say_a_lot() {
+    let condor = SITE.replace("\"sim\"\nstore", "\"htcondor\"\nstore");
+    let condor = &condor[..condor.find("[site.lab.sim]").unwrap()];
+    let settings = |text: &str| {
+        let s = parse(text).unwrap();
+        let (site, core) = (&s.sites[&SiteName::new("lab").unwrap()], &s.core.sites[0]);
+        assert_eq!(core.lrm.as_deref(), Some("htcondor"));
+        match &site.lrm {
+            SiteLrm::Htcondor { settings, .. } => (**settings).clone(),
+            SiteLrm::None | SiteLrm::Sim { .. } => panic!("{site:?}"),
+        }
+    };
+    assert_eq!(settings(condor), HtcondorSettings::default());
+    let said = "[site.lab.htcondor]\nbin_dir = \"condor/bin\"\nschedd = \"s1\"\ntransfer = \"copied\"\n\
+                rerunnable = true\njob_lease = \"20m\"\nsubmit_lines = [\"+Project = 1\"]\n";
+    let said = settings(&format!("{condor}{said}"));
+    let wanted = HtcondorSettings {
+        bin_dir: Some("/etc/pilot/condor/bin".into()),
+        schedd: Some("s1".to_owned()),
+        transfer: Transfer::Copied,
+        rerunnable: true,
+        job_lease: Span::from_mins(20),
+        submit_lines: vec!["+Project = 1".to_owned()],
+        ..HtcondorSettings::default()
+    };
+    assert_eq!(said, wanted);
+    let wrong = format!("{condor}[site.lab.htcondor]\ntransfer = \"spool\"\n");
+    let e = parse(&wrong).unwrap_err().to_string();
+    assert!(e.contains("\"copied\"") || e.contains("`copied`"), "{e}");
 }
 
 #[test]

@@ -59,10 +59,13 @@ impl Installation {
     pub async fn start_with(setup: &Setup, binaries: Binaries) -> Result<Self> {
         // A second call finds the provider in place.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let directory = tempfile::Builder::new()
-            .prefix("wp-")
-            .tempdir()
-            .context("failed to make a directory")?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("wp-");
+        let directory = match &setup.batch {
+            Some(batch) => builder.tempdir_in(&batch.place),
+            None => builder.tempdir(),
+        };
+        let directory = directory.context("failed to make a directory")?;
         let place = directory.path().to_owned();
         let before = Snapshot::take(&place.join("scratch"));
         let port = free_port()?;
@@ -86,7 +89,9 @@ impl Installation {
             place,
             directory: Some(directory),
         };
-        it.start_lrm().await?;
+        if setup.batch.is_none() {
+            it.start_lrm().await?;
+        }
         it.start_broker().await?;
         Ok(it)
     }

@@ -2,6 +2,7 @@
 
 mod binaries;
 mod checks;
+pub mod condor;
 mod counter;
 mod installation;
 pub mod node;
@@ -13,4 +14,4 @@ pub use binaries::Binaries;
 pub use checks::{Counting, LrmJob, guest_dir};
 pub use counter::{Count, CounterLog};
 pub use installation::Installation;
-pub use setup::{Guests, Setup};
+pub use setup::{Batch, Guests, Setup};

@@ -1,7 +1,7 @@
 //! What an installation is made of: the configuration files of broker and simulated LRM.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What runs the guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,19 @@ pub enum Guests {
     Null,
     /// Real ones under software emulation.
     Qemu,
+}
+
+/// A real batch system that is there already.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// `lrm` in the site's section.
+    pub lrm: &'static str,
+    /// `command_prefix` there.
+    pub prefix: Vec<String>,
+    /// Its own section, and what else comes after the site's.
+    pub section: String,
+    /// A directory that its nodes see under the same path: the installation lies there.
+    pub place: PathBuf,
 }
 
 /// The knobs of an installation. Spans are in the form of the configuration files.
@@ -37,6 +50,8 @@ pub struct Setup {
     pub provision_extra: &'static str,
     /// Lines for the end of the LRM's configuration.
     pub lrm_extra: String,
+    /// A real batch system in the simulated one's place.
+    pub batch: Option<Batch>,
 }
 
 impl Setup {
@@ -54,6 +69,7 @@ impl Setup {
             overhead: "5s",
             provision_extra: "",
             lrm_extra: String::new(),
+            batch: None,
         }
     }
 
@@ -88,6 +104,18 @@ impl Setup {
             Guests::Qemu => "kind = \"qemu\"\naccelerator = \"tcg\"",
         };
         let (dir, pilot, lrm) = (dir.display(), pilot.display(), lrm.display());
+        let sim = Batch {
+            lrm: "sim",
+            prefix: Vec::new(),
+            section: format!("[site.lab.sim]\ndir = \"{dir}/lrm\"\nprogram = \"{lrm}\""),
+            place: PathBuf::new(),
+        };
+        let Batch {
+            lrm: kind,
+            prefix,
+            section,
+            place: _,
+        } = self.batch.as_ref().unwrap_or(&sim);
         format!(
             r#"listen = "127.0.0.1:{port}"
 state_dir = "{dir}/broker"
@@ -105,7 +133,8 @@ back_off = ["0s", "2s", "4s"]
 close_after = "10s"
 {provision_extra}
 [site.lab]
-lrm = "sim"
+lrm = "{kind}"
+command_prefix = {prefix:?}
 poll = "1s"
 command_timeout = "5s"
 walltime_min = "{walltime}"
@@ -125,9 +154,7 @@ memory = "1 GiB"
 disk = "4 GiB"
 [site.lab.hypervisor]
 {hypervisor}
-[site.lab.sim]
-dir = "{dir}/lrm"
-program = "{lrm}"
+{section}
 "#
         )
     }

@@ -1,0 +1,219 @@
+//! The adapter to HTCondor (23 and later): renders a pilot job and its submit description, runs
+//! `condor_submit`, `condor_q` and `condor_rm`, reads what they print.
+//!
+//! `docs/adapters/htcondor.md` says what a site needs and what a pilot hears when.
+
+mod parse;
+mod render;
+pub mod testing;
+
+use std::path::{Path, PathBuf};
+
+use protocol::ids::{LrmJobId, SubmitKey};
+use protocol::lrm::{CancelAnswer, JobState, Observation, ObservedJob, PilotJob, SubmitAnswer};
+use protocol::time::Span;
+
+use crate::command::{CommandError, Output, Runner};
+use crate::contract::{Capabilities, LocalResourceManager};
+use crate::job_script;
+
+/// How to reach an HTCondor pool, and how pilots are to run there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HtcondorSettings {
+    /// Directory of the commands; none: they are found in the system's PATH.
+    pub bin_dir: Option<PathBuf>,
+    /// `-name`: the schedd; none: the one of the host that the commands run on.
+    pub schedd: Option<String>,
+    /// `-pool`: the central manager that knows the schedd; none: the configured one.
+    pub pool: Option<String>,
+    /// `accounting_group`.
+    pub accounting_group: Option<String>,
+    /// Further condition on machines, a ClassAd expression.
+    pub requirements: Option<String>,
+    /// Which machines to like better, a ClassAd expression.
+    pub rank: Option<String>,
+    /// Further lines for the submit description.
+    pub submit_lines: Vec<String>,
+    /// How files come to the node.
+    pub transfer: Transfer,
+    /// A job that lost its node may be started again under the same id.
+    pub rerunnable: bool,
+    /// `job_lease_duration`: for how long a job runs on when its schedd is gone; then it is
+    /// killed without a signal before. HTCondor's own default is 40 min.
+    pub job_lease: Span,
+    /// For how long a job that is over stays in the queue, where a poll sees how it ended.
+    pub keep_ended: Span,
+    /// Longest wait for each command.
+    pub timeout: Span,
+    /// Put before every command, as `["ssh", "submit1"]`.
+    pub prefix: Vec<String>,
+}
+
+/// How a pilot job's files come to its node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transfer {
+    /// Nodes see the pilot jobs' directories and the pilot under the same paths.
+    Shared,
+    /// HTCondor copies the token, the pilot and the broker's authorities into the job's own
+    /// directory. The store must be shared all the same.
+    Copied,
+}
+
+impl Default for HtcondorSettings {
+    fn default() -> Self {
+        Self {
+            bin_dir: None,
+            schedd: None,
+            pool: None,
+            accounting_group: None,
+            requirements: None,
+            rank: None,
+            submit_lines: Vec::new(),
+            transfer: Transfer::Shared,
+            rerunnable: false,
+            job_lease: Span::from_mins(40),
+            keep_ended: Span::from_mins(10),
+            timeout: Span::from_secs(30),
+            prefix: Vec::new(),
+        }
+    }
+}
+
+/// The adapter.
+#[derive(Clone, Debug)]
+pub struct Htcondor {
+    settings: HtcondorSettings,
+    runner: Runner,
+}
+
+impl Htcondor {
+    /// An adapter with these settings; nothing is run yet.
+    pub fn new(settings: HtcondorSettings) -> Self {
+        let mut runner = Runner::new(settings.timeout);
+        runner.prefix.clone_from(&settings.prefix);
+        Self { settings, runner }
+    }
+
+    async fn run(&self, args: &[String]) -> Result<Output, CommandError> {
+        self.runner.run(args).await
+    }
+
+    /// The jobs that meet a ClassAd constraint, with what [`parse`] needs to know about each.
+    async fn query(&self, constraint: &str) -> Observation {
+        match self.run(&render::query(&self.settings, constraint)).await {
+            Ok(output) => parse::listing(&output),
+            Err(e) => Observation::NoAnswer(e.to_string()),
+        }
+    }
+
+    /// `condor_rm` says "couldn't find" also when nobody was there to look.
+    async fn why_not_removed(&self, which: &str, output: &Output) -> CancelAnswer {
+        match self.query(which).await {
+            Observation::Listing(jobs) => parse::not_removed(&jobs, output),
+            Observation::NoAnswer(why) => CancelAnswer::NoAnswer(why),
+        }
+    }
+}
+
+impl LocalResourceManager for Htcondor {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: "HTCondor",
+            min_walltime: false,
+            same_id_restart: self.settings.rerunnable,
+            ended_listed_for: self.settings.keep_ended,
+            // A cancel that was not taken is followed by a look.
+            call_bound: self.settings.timeout.times(2) + Span::from_secs(2),
+        }
+    }
+
+    async fn submit(&self, job: &PilotJob) -> SubmitAnswer {
+        let description = match render::description(&self.settings, job) {
+            Ok(description) => description,
+            Err(e) => return SubmitAnswer::Refused(e.to_string()),
+        };
+        let script = render::script(&self.settings, job);
+        let directory = job.directory.clone();
+        let written =
+            tokio::task::spawn_blocking(move || write(&directory, &script, &description)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => {
+                let directory = job.directory.display();
+                return SubmitAnswer::Refused(format!(
+                    "could not write the job into `{directory}`: {e}"
+                ));
+            }
+            Err(e) => return SubmitAnswer::Refused(format!("could not write the job: {e}")),
+        }
+        match self.run(&render::submit(&self.settings, job)).await {
+            Ok(output) => parse::submit(&output),
+            Err(e) if e.did_nothing() => SubmitAnswer::Refused(e.to_string()),
+            Err(e) => SubmitAnswer::NoAnswer(e.to_string()),
+        }
+    }
+
+    async fn observe(&self) -> Observation {
+        match self.query(render::OURS).await {
+            Observation::Listing(mut jobs) => {
+                jobs.retain(|j: &ObservedJob| j.key.is_some());
+                Observation::Listing(jobs)
+            }
+            Observation::NoAnswer(why) => Observation::NoAnswer(why),
+        }
+    }
+
+    async fn find_by_key(&self, key: &SubmitKey) -> Observation {
+        match self.query(&render::with_key(key)).await {
+            Observation::Listing(mut jobs) => {
+                jobs.retain(|j| j.key.as_ref() == Some(key));
+                Observation::Listing(jobs)
+            }
+            Observation::NoAnswer(why) => Observation::NoAnswer(why),
+        }
+    }
+
+    async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
+        let Some(which) = render::with_id_and_key(id, key) else {
+            // Not an id that HTCondor gives.
+            return CancelAnswer::NoSuchJob;
+        };
+        match self.run(&render::remove(&self.settings, &which)).await {
+            Ok(output) if parse::is_removed(&output) => CancelAnswer::Taken,
+            Ok(output) => self.why_not_removed(&which, &output).await,
+            Err(e) => CancelAnswer::NoAnswer(e.to_string()),
+        }
+    }
+
+    fn submit_preview(&self, job: &PilotJob) -> String {
+        let description = match render::description(&self.settings, job) {
+            Ok(description) => description,
+            Err(e) => format!("it cannot be submitted: {e}\n"),
+        };
+        format!(
+            "# command\n{}\n\n# {}\n{description}\n# {}\n{}",
+            shell_words::join(self.runner.argv(&render::submit(&self.settings, job))),
+            job.directory.join(render::DESCRIPTION).display(),
+            job.directory.join(render::SCRIPT).display(),
+            render::script(&self.settings, job)
+        )
+    }
+}
+
+fn write(directory: &Path, script: &str, description: &str) -> std::io::Result<()> {
+    job_script::write_script(&directory.join(render::SCRIPT), script)?;
+    job_script::write_script(&directory.join(render::DESCRIPTION), description)
+}
+
+/// True for a job that the queue still has and that is not over.
+fn is_alive(job: &ObservedJob) -> bool {
+    match job.state {
+        JobState::Ended(_) => false,
+        JobState::Queued
+        | JobState::Held
+        | JobState::Running
+        | JobState::Suspended
+        | JobState::Ending
+        | JobState::Unknown(_) => true,
+    }
+}

@@ -1,0 +1,321 @@
+//! The conformance suite on a real HTCondor pool of one node (`scripts/lab/condor`).
+
+use std::cell::Cell;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lrm_adapters::conformance::{Action, Can, Disturbance, Program, Rig, Rule, Shape, Verdict};
+use lrm_adapters::htcondor::testing::Pool;
+use lrm_adapters::htcondor::{Htcondor, HtcondorSettings, Transfer};
+use lrm_adapters::{LocalResourceManager as _, Lrm};
+use protocol::ids::{SiteName, SubmitKey};
+use protocol::lrm::{Observation, PilotJob};
+use protocol::resources::Resources;
+use protocol::slot_file::{BrokerAccess, HypervisorKind, HypervisorSection};
+use protocol::time::Span;
+
+/// The test job; words in capitals are replaced.
+const PILOT: &str = r#"#!/bin/sh
+cd 'DIRECTORY' || exit 90
+n=0
+while [ -e "started.$n" ]; do n=$((n + 1)); done
+term() { : > "term.$n"; [ BEHAVIOUR = obeys ] && exit 0; }
+trap term TERM
+[ "$1 $2" = "run --slot" ] && cp "$3" "slot.$n.toml.new" || exit 91
+mv "slot.$n.toml.new" "slot.$n.toml"
+: > "started.$n"
+case BEHAVIOUR in exits) exit CODE ;; esac
+while :; do sleep 0.05; done
+"#;
+
+/// Runs the adapter's commands, or plays what `fault` beside it says.
+const FAULTY: &str = r#"#!/bin/sh
+fault=
+[ ! -e "${0%/*}/fault" ] || read -r fault < "${0%/*}/fault"
+case $fault:${2##*/} in
+  lose-answer:condor_submit)
+    rm -f "${0%/*}/fault"
+    "$@" > /dev/null 2>&1
+    echo 'Connection to submit1 closed by remote host.' >&2
+    exit 255 ;;
+  garble:*) "$@" | head -c 40; exit 0 ;;
+  hide:condor_q) exit 0 ;;
+esac
+exec "$@"
+"#;
+
+/// The walltime of every test job but that of rule 10.
+const WALLTIME: Span = Span::from_mins(10);
+
+struct PoolRig<'a> {
+    pool: &'a Pool,
+    home: PathBuf,
+    name: &'static str,
+    lrm: Lrm,
+    jobs: Cell<u32>,
+}
+
+impl<'a> PoolRig<'a> {
+    fn new(pool: &'a Pool, name: &'static str, settings: HtcondorSettings) -> Self {
+        // A quote and a dollar: everything is escaped.
+        let home = pool.share().join(format!("{name}, it's $HOME"));
+        std::fs::create_dir(&home).unwrap();
+        let faulty = home.join("faulty");
+        executable(&faulty, FAULTY);
+        let mut prefix = vec![faulty.display().to_string()];
+        prefix.extend(pool.prefix());
+        let settings = HtcondorSettings {
+            job_lease: Span::from_secs(40),
+            timeout: Span::from_secs(4),
+            prefix,
+            ..settings
+        };
+        Self {
+            pool,
+            home,
+            name,
+            lrm: Lrm::Htcondor(Box::new(Htcondor::new(settings))),
+            jobs: Cell::new(0),
+        }
+    }
+
+    fn key(&self, n: u32) -> SubmitKey {
+        SubmitKey::new(&format!("wp-{}-{n}", self.name)).unwrap()
+    }
+
+    fn fault(&self, word: &str) -> Can {
+        std::fs::write(self.home.join("fault"), format!("{word}\n")).map_err(|e| e.to_string())
+    }
+
+    fn command(&self, args: &[&str]) -> Can {
+        self.pool.command(args).map(drop).map_err(|e| e.to_string())
+    }
+
+    fn signal(&self, name: &str, signal: &str) {
+        self.pool.signal(name, signal).unwrap();
+    }
+
+    async fn check(&self, rules: &[Rule], may_be_impossible: &[Rule]) -> Vec<String> {
+        let mut failures = Vec::new();
+        for rule in rules {
+            let verdict = rule.check(self).await;
+            let line = format!(
+                "{}: rule {} {}: {verdict:?}",
+                self.name,
+                rule.number(),
+                rule.title()
+            );
+            println!("{line}");
+            let good = match verdict {
+                Verdict::Pass => true,
+                Verdict::NotApplicable(_) => may_be_impossible.contains(rule),
+                Verdict::Fail(_) => false,
+            };
+            if !good {
+                failures.push(line);
+            }
+        }
+        failures
+    }
+}
+
+fn executable(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+impl Rig for PoolRig<'_> {
+    type Lrm = Lrm;
+
+    fn lrm(&self) -> &Lrm {
+        &self.lrm
+    }
+
+    fn job(&self, shape: &Shape) -> Result<PilotJob, String> {
+        self.jobs.set(self.jobs.get() + 1);
+        let key = self.key(self.jobs.get());
+        // Without a comma, which a list of files to copy cannot hold.
+        let directory = self.pool.share().join(format!("jobs of 'us' $HOME/{key}"));
+        std::fs::create_dir_all(&directory).unwrap();
+        let token = directory.join("token");
+        std::fs::write(&token, "wp1.very-secret.token").unwrap();
+        std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let (word, code) = match shape.program {
+            Program::Exits(code) => ("exits", code),
+            Program::Obeys => ("obeys", 0),
+            Program::Ignores => ("ignores", 0),
+        };
+        let program = directory.join("pilot");
+        let quoted = directory.display().to_string().replace('\'', r"'\''");
+        let text = PILOT
+            .replace("DIRECTORY", &quoted)
+            .replace("CODE", &code.to_string())
+            .replace("BEHAVIOUR", word);
+        executable(&program, &text);
+        Ok(PilotJob {
+            key,
+            site: SiteName::new("lab").unwrap(),
+            program,
+            resources: Resources {
+                cores: if shape.whole_node { 4 } else { 1 },
+                memory_mib: 128,
+                disk_mib: 64,
+            },
+            walltime: shape.walltime,
+            min_walltime: None,
+            notice: Span::from_secs(3),
+            margin: Span::from_millis(500),
+            broker: BrokerAccess {
+                url: "http://127.0.0.1:1".to_owned(),
+                token_file: token,
+                ca_file: None,
+            },
+            hypervisor: HypervisorSection {
+                kind: HypervisorKind::Null,
+                accelerator: None,
+                binary: None,
+                machine: None,
+                cpu: None,
+            },
+            scratch: self.home.join("scra\"tch"),
+            store: self.home.join("store"),
+            directory,
+        })
+    }
+
+    fn keys(&self) -> Vec<SubmitKey> {
+        (1..=self.jobs.get()).map(|n| self.key(n)).collect()
+    }
+
+    fn impossible_job(&self) -> Result<PilotJob, String> {
+        let mut job = self.job(&Shape::obeying())?;
+        job.resources.cores = 100;
+        Ok(job)
+    }
+
+    fn is_alive(&self, key: &SubmitKey) -> Result<bool, String> {
+        let mark = format!("{key}/pilot\0");
+        let all = std::fs::read_dir("/proc").map_err(|e| e.to_string())?;
+        Ok(all.flatten().any(|entry| {
+            std::fs::read(entry.path().join("cmdline"))
+                .is_ok_and(|c| String::from_utf8_lossy(&c).contains(&mark))
+        }))
+    }
+
+    async fn act(&self, action: Action) -> Can {
+        match action {
+            Action::Preempt(id) => self.command(&["condor_vacate_job", id.as_str()]),
+            Action::Requeue(id) => match &self.lrm {
+                Lrm::Htcondor(lrm) if !lrm.capabilities().same_id_restart => {
+                    Err("these jobs never start again".to_owned())
+                }
+                Lrm::Htcondor(_) => self.command(&["condor_vacate_job", id.as_str()]),
+                other => Err(format!("not HTCondor: {other:?}")),
+            },
+            Action::Shorten(id, by) => {
+                let left = WALLTIME.minus(by).as_millis() / 1000;
+                let left = left.to_string();
+                self.command(&["condor_qedit", id.as_str(), "AllowedJobDuration", &left])
+            }
+            // Nothing speaks for the node any more; its jobs run on.
+            Action::LoseNode(_) => {
+                self.signal("condor_master", "STOP");
+                self.signal("condor_startd", "KILL");
+                self.signal("condor_starter", "KILL");
+                Ok(())
+            }
+            // The master starts it again.
+            Action::Restart => {
+                self.signal("condor_schedd", "KILL");
+                Ok(())
+            }
+            Action::LoseNewestJob => {
+                Err("a schedd has a job on disk before it tells its id".to_owned())
+            }
+        }
+    }
+
+    async fn disturb(&self, disturbance: Disturbance) -> Can {
+        match disturbance {
+            Disturbance::LoseSubmitAnswer => self.fault("lose-answer"),
+            Disturbance::Garble => self.fault("garble"),
+            Disturbance::Hide(_) => self.fault("hide"),
+            Disturbance::Hang => {
+                self.signal("condor_schedd", "STOP");
+                Ok(())
+            }
+            Disturbance::Unreachable => {
+                self.signal("condor_master", "STOP");
+                self.signal("condor_schedd", "KILL");
+                Ok(())
+            }
+        }
+    }
+
+    async fn calm(&self) {
+        let _ = std::fs::remove_file(self.home.join("fault"));
+        self.signal("condor_schedd", "CONT");
+        self.signal("condor_master", "CONT");
+        let up = async {
+            while !matches!(self.lrm.observe().await, Observation::Listing(_)) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(self.patience(), up).await.is_err() {
+            println!(
+                "the schedd does not come back:\n{}",
+                self.pool.log("SchedLog")
+            );
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(120)
+    }
+}
+
+#[tokio::test]
+async fn htcondor() {
+    if !Pool::is_possible() {
+        println!("NOT TESTED: a pool needs root");
+        return;
+    }
+    let place = tempfile::Builder::new()
+        .prefix("wp-condor-")
+        .tempdir()
+        .unwrap();
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/lab/condor");
+    let pool = Pool::start(&lab, place.path()).unwrap();
+    println!("{}", pool.command(&["condor_version"]).unwrap());
+
+    let once = PoolRig::new(&pool, "once", HtcondorSettings::default());
+    let impossible = [Rule::Requeue, Rule::ReusedId];
+    let mut failures = once.check(Rule::ALL, &impossible).await;
+
+    // Jobs that may start again under their id.
+    let again = HtcondorSettings {
+        rerunnable: true,
+        ..HtcondorSettings::default()
+    };
+    let again = PoolRig::new(&pool, "again", again);
+    let rules = [Rule::Preemption, Rule::Requeue, Rule::CancelRunning];
+    failures.extend(again.check(&rules, &[]).await);
+
+    // Nothing but the store is shared.
+    let copied = HtcondorSettings {
+        transfer: Transfer::Copied,
+        ..HtcondorSettings::default()
+    };
+    let copied = PoolRig::new(&pool, "copied", copied);
+    let rules = [Rule::SlotFile, Rule::ExitCode, Rule::Walltime];
+    failures.extend(copied.check(&rules, &[]).await);
+
+    if !failures.is_empty() {
+        for log in ["SchedLog", "StartLog", "ShadowLog"] {
+            println!("end of {log}:\n{}", pool.log(log));
+        }
+    }
+    drop(pool);
+    assert!(failures.is_empty(), "{failures:#?}");
+}
