@@ -12,6 +12,7 @@ use protocol::lrm::{CancelAnswer, Observation, PilotJob, SubmitAnswer};
 use protocol::time::Span;
 
 use crate::sim::SimLrm;
+use crate::slurm::Slurm;
 
 /// What an LRM can and cannot do, as its adapter knows it. Data, not promises: a broker may use
 /// it to choose, never to skip a safety rule.
@@ -59,42 +60,50 @@ pub trait LocalResourceManager {
 pub enum Lrm {
     /// The simulated one.
     Sim(SimLrm),
+    /// Slurm.
+    Slurm(Slurm),
 }
 
 impl LocalResourceManager for Lrm {
     fn capabilities(&self) -> Capabilities {
         match self {
             Self::Sim(sim) => sim.capabilities(),
+            Self::Slurm(slurm) => slurm.capabilities(),
         }
     }
 
     async fn submit(&self, job: &PilotJob) -> SubmitAnswer {
         match self {
             Self::Sim(sim) => sim.submit(job).await,
+            Self::Slurm(slurm) => slurm.submit(job).await,
         }
     }
 
     async fn observe(&self) -> Observation {
         match self {
             Self::Sim(sim) => sim.observe().await,
+            Self::Slurm(slurm) => slurm.observe().await,
         }
     }
 
     async fn find_by_key(&self, key: &SubmitKey) -> Observation {
         match self {
             Self::Sim(sim) => sim.find_by_key(key).await,
+            Self::Slurm(slurm) => slurm.find_by_key(key).await,
         }
     }
 
     async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
         match self {
             Self::Sim(sim) => sim.cancel(id, key).await,
+            Self::Slurm(slurm) => slurm.cancel(id, key).await,
         }
     }
 
     fn submit_preview(&self, job: &PilotJob) -> String {
         match self {
             Self::Sim(sim) => sim.submit_preview(job),
+            Self::Slurm(slurm) => slurm.submit_preview(job),
         }
     }
 }
