@@ -120,7 +120,7 @@ pub(super) fn listing(output: &Output, cluster: Option<&str>) -> Observation {
     };
     let jobs: Result<Vec<ObservedJob>, String> = records
         .split(RECORD_END)
-        .map(|record| job(record, cluster))
+        .filter_map(|record| job(record, cluster).transpose())
         .collect();
     match jobs {
         Ok(jobs) => Observation::Listing(jobs),
@@ -128,17 +128,18 @@ pub(super) fn listing(output: &Output, cluster: Option<&str>) -> Observation {
     }
 }
 
-fn job(record: &str, cluster: Option<&str>) -> Result<ObservedJob, String> {
+/// None for what is not a job: Slurm keeps a record of some submits that it has refused.
+fn job(record: &str, cluster: Option<&str>) -> Result<Option<ObservedJob>, String> {
     let wrong = || {
         format!(
             "`{}` is not a job",
             record.chars().take(200).collect::<String>()
         )
     };
-    let mut fields = record.splitn(8, '@');
+    let mut fields = record.splitn(9, '@');
     let mut next = || fields.next().ok_or_else(wrong);
     let (number, state, status, restarts) = (next()?, next()?, next()?, next()?);
-    let (start, end, node) = (next()?, next()?, next()?);
+    let (start, end, preempted, node) = (next()?, next()?, next()?, next()?);
     let (reason, name) = next()?.rsplit_once('@').ok_or_else(wrong)?;
     if !is_number(number) || state.is_empty() || state.contains(' ') {
         return Err(wrong());
@@ -151,11 +152,15 @@ fn job(record: &str, cluster: Option<&str>) -> Result<ObservedJob, String> {
         state,
         reason,
         status,
+        is_preempted: instant(preempted).is_some(),
     };
+    if states::is_refused_submit(words) && node == "n/a" {
+        return Ok(None);
+    }
     let state = states::state(words);
     let has_begun = states::has_begun(&state);
     let when = |text: &str| instant(text).filter(|_| has_begun);
-    Ok(ObservedJob {
+    Ok(Some(ObservedJob {
         id: LrmJobId::new(&id).map_err(|e| e.to_string())?,
         key: SubmitKey::new(name).ok(),
         detail: states::detail(words),
@@ -167,7 +172,7 @@ fn job(record: &str, cluster: Option<&str>) -> Result<ObservedJob, String> {
             .flatten(),
         restarts: restarts.parse().map_err(|_| wrong())?,
         state,
-    })
+    }))
 }
 
 /// Epoch seconds; `N/A` where there is no time.

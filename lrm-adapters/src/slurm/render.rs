@@ -20,7 +20,7 @@ const JOB_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// anything but what separates; the name is last and may hold that, too. A suffix without a size
 /// makes a field as wide as it needs to be. `exit_code` is a wait status.
 const FIELDS: &str = "JobID:@,State:@,exit_code:@,RestartCnt:@,StartTime:@,EndTime:@,\
-                      BatchHost:@,Reason:@,Name:@end";
+                      PreemptTime:@,BatchHost:@,Reason:@,Name:@end";
 
 /// The words with which each of Slurm's commands begins.
 fn command(settings: &SlurmSettings, name: &str, env: &[&str]) -> Vec<String> {

@@ -11,6 +11,8 @@ pub(super) struct Words<'a> {
     pub reason: &'a str,
     /// The batch process's wait status.
     pub status: &'a str,
+    /// Slurm has begun to preempt it; a job that is started again begins anew.
+    pub is_preempted: bool,
 }
 
 /// Reasons of a waiting job that will not start by itself. The last three are sentences in
@@ -35,6 +37,8 @@ pub(super) fn state(words: Words<'_>) -> JobState {
         "CONFIGURING" | "POWER_UP_NODE" | "RUNNING" | "RESIZING" | "SIGNALING" => JobState::Running,
         "SUSPENDED" | "STOPPED" => JobState::Suspended,
         "COMPLETING" | "STAGE_OUT" => JobState::Ending,
+        // It has used its grace time to end by itself.
+        "COMPLETED" | "FAILED" if words.is_preempted => JobState::Ended(JobEnd::Preempted),
         "COMPLETED" => JobState::Ended(JobEnd::Exited(0)),
         "FAILED" => JobState::Ended(failed(words.status)),
         "TIMEOUT" => JobState::Ended(JobEnd::Walltime),
@@ -48,6 +52,12 @@ pub(super) fn state(words: Words<'_>) -> JobState {
         // REVOKED, too: the job lives on, on another cluster of the federation.
         unknown => JobState::Unknown(unknown.to_owned()),
     }
+}
+
+/// The record of a submit that was refused: it was never queued. Taken for a job, it would end
+/// the wait after a refusal.
+pub(super) fn is_refused_submit(words: Words<'_>) -> bool {
+    words.state == "FAILED" && words.reason == "BadConstraints"
 }
 
 fn is_held(reason: &str) -> bool {
@@ -93,6 +103,7 @@ pub(super) fn detail(words: Words<'_>) -> String {
         reason => reason,
     };
     match (words.state, reason) {
+        ("RUNNING", "") if words.is_preempted => "being preempted".to_owned(),
         ("PENDING" | "RUNNING" | "COMPLETED", reason) => reason.to_owned(),
         (word, "") => word.to_owned(),
         (word, reason) => format!("{word}: {reason}"),

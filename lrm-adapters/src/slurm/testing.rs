@@ -42,12 +42,13 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts again what is missing of it, and waits until all nodes are ready.
+    /// Starts its controller and the daemon of this node again, if they do not run, and waits
+    /// until the node is ready.
     ///
     /// # Errors
     /// As [`start`](Self::start).
-    pub fn revive(&self) -> io::Result<()> {
-        self.run("start", &[])
+    pub fn revive(&self, node: &str) -> io::Result<()> {
+        self.run("start", &["--only", node])
     }
 
     fn run(&self, what: &str, options: &[&str]) -> io::Result<()> {

@@ -86,7 +86,9 @@ impl Installation {
             place,
             directory: Some(directory),
         };
-        it.start_lrm().await?;
+        if setup.other_lrm.is_none() {
+            it.start_lrm().await?;
+        }
         it.start_broker().await?;
         Ok(it)
     }

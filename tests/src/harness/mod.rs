@@ -7,10 +7,11 @@ mod installation;
 pub mod node;
 pub mod process;
 mod setup;
+pub mod slurm;
 pub mod wait;
 
 pub use binaries::Binaries;
 pub use checks::{Counting, LrmJob, guest_dir};
 pub use counter::{Count, CounterLog};
 pub use installation::Installation;
-pub use setup::{Guests, Setup};
+pub use setup::{Guests, OtherLrm, Setup};

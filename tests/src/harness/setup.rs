@@ -12,6 +12,15 @@ pub enum Guests {
     Qemu,
 }
 
+/// A batch system that the test has started itself, in place of the simulated one.
+#[derive(Debug, Clone)]
+pub struct OtherLrm {
+    /// Its word in the broker's configuration.
+    pub name: &'static str,
+    /// The lines of the site's section of that name.
+    pub section: String,
+}
+
 /// The knobs of an installation. Spans are in the form of the configuration files.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -37,6 +46,8 @@ pub struct Setup {
     pub provision_extra: &'static str,
     /// Lines for the end of the LRM's configuration.
     pub lrm_extra: String,
+    /// Not the simulated LRM; `profile`, `nodes` and `lrm_extra` mean nothing then.
+    pub other_lrm: Option<OtherLrm>,
 }
 
 impl Setup {
@@ -54,6 +65,7 @@ impl Setup {
             overhead: "5s",
             provision_extra: "",
             lrm_extra: String::new(),
+            other_lrm: None,
         }
     }
 
@@ -88,6 +100,10 @@ impl Setup {
             Guests::Qemu => "kind = \"qemu\"\naccelerator = \"tcg\"",
         };
         let (dir, pilot, lrm) = (dir.display(), pilot.display(), lrm.display());
+        let (lrm, section) = match &self.other_lrm {
+            None => ("sim", format!("dir = \"{dir}/lrm\"\nprogram = \"{lrm}\"")),
+            Some(other) => (other.name, other.section.clone()),
+        };
         format!(
             r#"listen = "127.0.0.1:{port}"
 state_dir = "{dir}/broker"
@@ -105,7 +121,7 @@ back_off = ["0s", "2s", "4s"]
 close_after = "10s"
 {provision_extra}
 [site.lab]
-lrm = "sim"
+lrm = "{lrm}"
 poll = "1s"
 command_timeout = "5s"
 walltime_min = "{walltime}"
@@ -125,9 +141,8 @@ memory = "1 GiB"
 disk = "4 GiB"
 [site.lab.hypervisor]
 {hypervisor}
-[site.lab.sim]
-dir = "{dir}/lrm"
-program = "{lrm}"
+[site.lab.{lrm}]
+{section}
 "#
         )
     }

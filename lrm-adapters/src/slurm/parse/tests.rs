@@ -35,7 +35,7 @@ fn every_state_that_was_seen_is_understood() {
         JobState::Ended(end) => end,
         other => panic!("{name}: {other:?}"),
     };
-    assert_eq!(jobs(LISTING).len(), 16);
+    assert_eq!(jobs(LISTING).len(), 18);
     assert_eq!(ended("wp-cancelled"), JobEnd::Cancelled);
     assert_eq!(ended("wp-done"), JobEnd::Exited(0));
     assert_eq!(ended("wp-exit7"), JobEnd::Exited(7));
@@ -45,6 +45,7 @@ fn every_state_that_was_seen_is_understood() {
     );
     assert_eq!(ended("wp-nolog"), JobEnd::LaunchFailed);
     assert_eq!(ended("wp-lost"), JobEnd::NodeLost);
+    assert_eq!(ended("wp-timeout"), JobEnd::Walltime);
     assert_eq!(ended("wp-preempted"), JobEnd::Preempted);
     assert_eq!(told("wp-ending").state, JobState::Ending);
     assert_eq!(told("wp-asleep").state, JobState::Suspended);
@@ -57,23 +58,23 @@ fn every_state_that_was_seen_is_understood() {
 
 #[test]
 fn a_running_job_has_times_and_a_node_and_a_waiting_one_only_guesses() {
-    let job = told("wp-timeout");
-    assert_eq!(job.id.as_str(), "10");
-    assert_eq!(job.node.as_ref().map(NodeName::as_str), Some("n1"));
-    assert_eq!(job.start, Some(Timestamp::from_secs(1_795_263_140)));
-    assert_eq!(job.end, Some(Timestamp::from_secs(1_795_263_200)));
+    let job = told("wp-requeued");
+    assert_eq!(job.id.as_str(), "16");
+    assert_eq!(job.node.as_ref().map(NodeName::as_str), Some("n3"));
+    assert_eq!(job.start, Some(Timestamp::from_secs(1_795_263_962)));
+    assert_eq!(job.end, Some(Timestamp::from_secs(1_795_264_030)));
     // Slurm tells when it means to start it.
     let waits = told("wp-waits");
     assert_eq!((waits.start, waits.end, waits.node), (None, None, None));
 }
 
-/// In the listing its walltime is ten minutes: the preemption's grace has moved the end.
+/// Its walltime is five minutes: the preemption, with a grace time of four seconds, moved the end.
 #[test]
 fn the_end_of_a_job_that_is_being_preempted_is_the_grace_time_s() {
     let job = told("wp-requeued");
     assert_eq!(
         job.end.unwrap().since(job.start.unwrap()).as_millis(),
-        11_000
+        68_000
     );
 }
 
@@ -90,10 +91,10 @@ fn a_listing_that_is_not_whole_is_no_answer() {
         "rubbish",
         "rubbish@end\n",
         "\u{fffd}\u{fffd}@end\n",
-        "12@@0@0@1@2@n1@None@wp-1@end\n",
-        "12@RUNNING@0@x@1@2@n1@None@wp-1@end\n",
-        "x@RUNNING@0@0@1@2@n1@None@wp-1@end\n",
-        "12@RUNNING@0@0@1@2@n1@None@end\n",
+        "12@@0@0@1@2@N/A@n1@None@wp-1@end\n",
+        "12@RUNNING@0@x@1@2@N/A@n1@None@wp-1@end\n",
+        "x@RUNNING@0@0@1@2@N/A@n1@None@wp-1@end\n",
+        "12@RUNNING@0@0@1@2@N/A@n1@None@end\n",
         "slurm_load_jobs error: x@end\n",
     ] {
         let seen = listing(&out(0, bad, ""), None);
@@ -131,7 +132,7 @@ fn a_complaint_is_never_an_empty_listing() {
 
 #[test]
 fn words_that_nobody_has_seen_are_alive() {
-    let line = |state: &str, reason: &str| format!("12@{state}@0@0@1@2@n1@{reason}@wp-1@end\n");
+    let line = |state: &str, reason: &str| format!("12@{state}@0@0@1@2@N/A@n1@{reason}@wp-1@end\n");
     let state = |state: &str, reason: &str| jobs(&line(state, reason)).remove(0).state;
     for word in ["REVOKED", "EXPEDITING", "MELTING"] {
         assert_eq!(state(word, "None"), JobState::Unknown(word.to_owned()));
@@ -180,7 +181,7 @@ fn a_cluster_s_name_is_part_of_its_ids() {
     let Observation::Listing(jobs) = listing(&out(0, &text, ""), Some("big")) else {
         panic!("not read");
     };
-    assert_eq!(split_id(&jobs[0].id), ("22", Some("big")));
+    assert_eq!(split_id(&jobs[0].id), ("16", Some("big")));
     let none = listing(&out(0, "CLUSTER: big\n", ""), Some("big"));
     assert_eq!(none, Observation::Listing(Vec::new()));
 }
@@ -282,4 +283,23 @@ fn a_cancel_tells_a_foreign_job_and_no_answer_apart() {
         cancel(&out(8, "", &silent)),
         CancelAnswer::NoAnswer(_)
     ));
+}
+
+/// It used its grace time to end by itself: Slurm calls that completed.
+#[test]
+fn a_preempted_job_that_ends_in_its_grace_time_is_preempted() {
+    assert_eq!(
+        told("wp-graceful").state,
+        JobState::Ended(JobEnd::Preempted)
+    );
+    assert_eq!(told("wp-requeued").detail, "being preempted");
+}
+
+/// Slurm keeps a record of a submit that asks for more than there is. As a job it would look as
+/// if the submit had been taken after all.
+#[test]
+fn a_refused_submit_is_no_job() {
+    assert!(LISTING.contains("@wp-refused@end"));
+    let key = SubmitKey::new("wp-refused").unwrap();
+    assert!(jobs(LISTING).iter().all(|j| j.key.as_ref() != Some(&key)));
 }
