@@ -211,16 +211,32 @@ impl Rig for SlurmRig<'_> {
             }
             Action::Requeue(id) => {
                 self.slurm("scontrol", &["requeue", id.as_str()])?;
-                // Slurm waits two minutes of its own accord; an administrator need not.
+                // Slurm waits two minutes of its own accord; an administrator need not. Where the
+                // job's end comes in between, the wait begins again.
                 let job = format!("jobid={id}");
-                for _ in 0..300 {
-                    let args = ["-h", "-o", "%T", "-j", id.as_str()];
-                    if self.cluster.command("squeue", &args).unwrap().trim() == "PENDING" {
-                        return self.slurm("scontrol", &["update", &job, "StartTime=now"]);
+                for _ in 0..600 {
+                    let args = [
+                        "-h",
+                        "-t",
+                        "all",
+                        "-O",
+                        "State:@,RestartCnt:@",
+                        "-j",
+                        id.as_str(),
+                    ];
+                    match self.cluster.command("squeue", &args).unwrap().trim() {
+                        "RUNNING@1@" => return Ok(()),
+                        // It may have started in this moment.
+                        "PENDING@1@" => {
+                            let _ = self
+                                .cluster
+                                .command("scontrol", &["update", &job, "StartTime=now"]);
+                        }
+                        _ => {}
                     }
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(200)).await;
                 }
-                panic!("job {id} was not queued again\n{}", self.cluster.log());
+                panic!("job {id} was not started again\n{}", self.cluster.log());
             }
             Action::Shorten(id, by) => {
                 let job = format!("jobid={id}");
