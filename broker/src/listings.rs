@@ -27,6 +27,11 @@ fn account(site: &Site) -> Option<Vec<OsString>> {
     let commands: Vec<OsString> = match &site.lrm {
         SiteLrm::None => return None,
         SiteLrm::Sim { dir, program, .. } => vec![dir.into(), program.into()],
+        SiteLrm::Slurm { settings, .. } => vec![
+            settings.bin_dir.clone().unwrap_or_default().into(),
+            settings.conf.clone().unwrap_or_default().into(),
+            settings.cluster.clone().unwrap_or_default().into(),
+        ],
         SiteLrm::Htcondor { settings, .. } => vec![
             settings.bin_dir.clone().unwrap_or_default().into(),
             settings.schedd.clone().unwrap_or_default().into(),

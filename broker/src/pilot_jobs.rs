@@ -6,6 +6,7 @@ use broker_core::PilotOrder;
 use lrm_adapters::Lrm;
 use lrm_adapters::htcondor::Htcondor;
 use lrm_adapters::sim::{SimLrm, SimLrmSettings};
+use lrm_adapters::slurm::Slurm;
 use protocol::lrm::PilotJob;
 use protocol::slot_file::BrokerAccess;
 
@@ -30,6 +31,12 @@ pub fn adapter(site: &Site) -> Option<(Lrm, &JobSettings)> {
             sim.timeout = site.command_timeout;
             sim.prefix.clone_from(&site.command_prefix);
             Some((Lrm::Sim(SimLrm::new(sim)), job))
+        }
+        SiteLrm::Slurm { settings, job } => {
+            let mut slurm = (**settings).clone();
+            slurm.timeout = site.command_timeout;
+            slurm.prefix.clone_from(&site.command_prefix);
+            Some((Lrm::Slurm(Slurm::new(slurm)), job))
         }
         SiteLrm::Htcondor { settings, job } => {
             let mut condor = (**settings).clone();

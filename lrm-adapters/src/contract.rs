@@ -13,6 +13,7 @@ use protocol::time::Span;
 
 use crate::htcondor::Htcondor;
 use crate::sim::SimLrm;
+use crate::slurm::Slurm;
 
 /// What an LRM can and cannot do, as its adapter knows it. Data, not promises: a broker may use
 /// it to choose, never to skip a safety rule.
@@ -62,6 +63,8 @@ pub enum Lrm {
     Sim(SimLrm),
     /// HTCondor.
     Htcondor(Box<Htcondor>),
+    /// Slurm.
+    Slurm(Slurm),
 }
 
 impl LocalResourceManager for Lrm {
@@ -69,6 +72,7 @@ impl LocalResourceManager for Lrm {
         match self {
             Self::Sim(sim) => sim.capabilities(),
             Self::Htcondor(condor) => condor.capabilities(),
+            Self::Slurm(slurm) => slurm.capabilities(),
         }
     }
 
@@ -76,6 +80,7 @@ impl LocalResourceManager for Lrm {
         match self {
             Self::Sim(sim) => sim.submit(job).await,
             Self::Htcondor(condor) => condor.submit(job).await,
+            Self::Slurm(slurm) => slurm.submit(job).await,
         }
     }
 
@@ -83,6 +88,7 @@ impl LocalResourceManager for Lrm {
         match self {
             Self::Sim(sim) => sim.observe().await,
             Self::Htcondor(condor) => condor.observe().await,
+            Self::Slurm(slurm) => slurm.observe().await,
         }
     }
 
@@ -90,6 +96,7 @@ impl LocalResourceManager for Lrm {
         match self {
             Self::Sim(sim) => sim.find_by_key(key).await,
             Self::Htcondor(condor) => condor.find_by_key(key).await,
+            Self::Slurm(slurm) => slurm.find_by_key(key).await,
         }
     }
 
@@ -97,6 +104,7 @@ impl LocalResourceManager for Lrm {
         match self {
             Self::Sim(sim) => sim.cancel(id, key).await,
             Self::Htcondor(condor) => condor.cancel(id, key).await,
+            Self::Slurm(slurm) => slurm.cancel(id, key).await,
         }
     }
 
@@ -104,6 +112,7 @@ impl LocalResourceManager for Lrm {
         match self {
             Self::Sim(sim) => sim.submit_preview(job),
             Self::Htcondor(condor) => condor.submit_preview(job),
+            Self::Slurm(slurm) => slurm.submit_preview(job),
         }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) enum ProbeWord {
     Text(String),
     /// The LRM's id of the job.
     Job,
+    /// What this variable holds, which the adapter's lines set.
+    Variable(&'static str),
 }
 
 impl From<&str> for ProbeWord {
@@ -140,6 +142,9 @@ fn probe_words(probe: &[ProbeWord]) -> String {
             }
             ProbeWord::Job => {
                 let _ = write!(word, "'{comma}\"'\"$wp_job\"'\"'");
+            }
+            ProbeWord::Variable(name) => {
+                let _ = write!(word, "'{comma}\"'\"${name}\"'\"'");
             }
         }
     }

@@ -6,6 +6,7 @@
 //! * [`command`]: how an LRM's own commands are run: bounded, scrubbed, in their own group.
 //! * [`htcondor`]: the adapter to HTCondor.
 //! * [`sim`]: the simulated LRM that ships with the product, and its adapter.
+//! * [`slurm`]: Slurm.
 //! * [`conformance`]: the tests that every implementation has to pass;
 //!   `docs/adapters/README.md` is the specification that they check.
 #![forbid(unsafe_code)]
@@ -16,5 +17,6 @@ pub mod contract;
 pub mod htcondor;
 mod job_script;
 pub mod sim;
+pub mod slurm;
 
 pub use contract::{Capabilities, LocalResourceManager, Lrm};

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use broker_core::BrokerConfig;
 use lrm_adapters::htcondor::HtcondorSettings;
+use lrm_adapters::slurm::SlurmSettings;
 use protocol::ids::SiteName;
 use protocol::slot_file::HypervisorSection;
 use protocol::text::FileError;
@@ -119,6 +120,13 @@ pub enum SiteLrm {
         /// What the pilot jobs need to know.
         job: Box<JobSettings>,
     },
+    /// Submitted to Slurm.
+    Slurm {
+        /// How; time limit and prefix of its commands are the site's.
+        settings: Box<SlurmSettings>,
+        /// What the pilot jobs need to know.
+        job: Box<JobSettings>,
+    },
 }
 
 /// What a pilot job is told, beside what the provisioner decides.
@@ -145,6 +153,7 @@ impl SiteLrm {
             Self::None => "none",
             Self::Sim { .. } => "sim",
             Self::Htcondor { .. } => "htcondor",
+            Self::Slurm { .. } => "slurm",
         }
     }
 }

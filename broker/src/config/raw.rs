@@ -63,7 +63,7 @@ impl RawConfig {
             console: self.console.over(below.console),
             keep: self.keep.over(below.keep),
             provision: self.provision.over(below.provision),
-            site_defaults: self.site_defaults.over(below.site_defaults),
+            site_defaults: self.site_defaults.with_sections_over(below.site_defaults),
             site: self.site,
         }
     }
@@ -159,6 +159,22 @@ section! { /// `[site.NAME]` and `[site-defaults]`
         hypervisor: HypervisorSection,
         sim: RawSim,
         htcondor: RawHtcondor,
+        slurm: RawSlurm,
+    }
+}
+
+impl RawSite {
+    /// This section, with what it and the sections in it leave out taken from `below`.
+    pub(super) fn with_sections_over(mut self, mut below: Self) -> Self {
+        let sim = self.sim.take().unwrap_or_default();
+        let slurm = self.slurm.take().unwrap_or_default();
+        let htcondor = self.htcondor.take().unwrap_or_default();
+        Self {
+            sim: Some(sim.over(below.sim.take().unwrap_or_default())),
+            slurm: Some(slurm.over(below.slurm.take().unwrap_or_default())),
+            htcondor: Some(htcondor.over(below.htcondor.take().unwrap_or_default())),
+            ..self.over(below)
+        }
     }
 }
 
@@ -204,4 +220,28 @@ section! { /// `[site.NAME.sim]`
         queue: String,
         rerunnable: bool,
     }
+}
+section! { /// `[site.NAME.slurm]`
+    RawSlurm {
+        bin_dir: PathBuf,
+        conf: PathBuf,
+        cluster: String,
+        partition: String,
+        account: String,
+        qos: String,
+        constraint: String,
+        reservation: String,
+        nice: u32,
+        launch: RawLaunch,
+        rerunnable: bool,
+        options: Vec<String>,
+    }
+}
+
+/// `launch = ".."`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawLaunch {
+    Step,
+    Batch,
 }

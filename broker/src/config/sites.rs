@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 
 use broker_core::SiteConfig;
 use lrm_adapters::htcondor::{HtcondorSettings, Transfer};
+use lrm_adapters::slurm::{Launch, SlurmSettings};
 use protocol::ids::SiteName;
 use protocol::resources::Resources;
 use protocol::slot_file::HypervisorKind;
 use protocol::time::Span;
 
-use super::raw::{RawHtcondor, RawLrm, RawSite, RawTransfer};
+use super::raw::{RawHtcondor, RawLaunch, RawLrm, RawSite, RawSlurm, RawTransfer};
 use super::resolve::{Wrong, have, span, span_from};
 use super::{JobSettings, Site, SiteLrm};
 
@@ -98,7 +99,9 @@ pub(super) fn site(
     };
     config.lrm = match &site.lrm {
         SiteLrm::None => None,
-        SiteLrm::Sim { .. } | SiteLrm::Htcondor { .. } => Some(site.lrm.as_str().to_owned()),
+        lrm @ (SiteLrm::Sim { .. } | SiteLrm::Slurm { .. } | SiteLrm::Htcondor { .. }) => {
+            Some(lrm.as_str().to_owned())
+        }
     };
     Ok((site, config, preference))
 }
@@ -152,9 +155,17 @@ fn lrm(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<S
                 job: Box::new(job(keys, raw, tls, listen)?),
             })
         }
-        RawLrm::Slurm | RawLrm::Pbs => Err(keys.wrong(
+        RawLrm::Slurm => {
+            let walltime_max = span(raw.walltime_max, &keys.key("walltime_max"))?;
+            let settings = slurm(keys, raw.slurm.clone().unwrap_or_default(), walltime_max)?;
+            Ok(SiteLrm::Slurm {
+                settings: Box::new(settings),
+                job: Box::new(job(keys, raw, tls, listen)?),
+            })
+        }
+        RawLrm::Pbs => Err(keys.wrong(
             "lrm",
-            "names an LRM that this version has no adapter for yet; it knows \"sim\", \"htcondor\" and \"none\"",
+            "names an LRM that this version has no adapter for yet; it knows \"slurm\", \"htcondor\", \"sim\" and \"none\"",
         )),
     }
 }
@@ -178,6 +189,54 @@ fn htcondor(keys: &Keys<'_>, raw: RawHtcondor) -> Result<HtcondorSettings, Wrong
         job_lease: span_from(Span::from_secs(1), raw.job_lease, &key("job_lease"))?,
         keep_ended: span(raw.keep_ended, &key("keep_ended"))?,
         ..HtcondorSettings::default()
+    })
+}
+
+/// What a site says about its Slurm; all but time limit and prefix.
+fn slurm(keys: &Keys<'_>, raw: RawSlurm, walltime_max: Span) -> Result<SlurmSettings, Wrong> {
+    // Walltimes are rounded up to Slurm's minutes, which must not go over what the site allows.
+    if !walltime_max.as_millis().is_multiple_of(60_000) {
+        let what = format!("is {walltime_max}: Slurm counts whole minutes");
+        return Err(keys.wrong("walltime_max", &what));
+    }
+    let words = [
+        ("slurm.cluster", &raw.cluster),
+        ("slurm.partition", &raw.partition),
+        ("slurm.account", &raw.account),
+        ("slurm.qos", &raw.qos),
+        ("slurm.reservation", &raw.reservation),
+    ];
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-,+".contains(c);
+    for (key, value) in words {
+        if value
+            .as_ref()
+            .is_some_and(|v| v.is_empty() || !v.chars().all(good))
+        {
+            return Err(keys.wrong(key, "is no name of Slurm's"));
+        }
+    }
+    let options = have(raw.options, &keys.key("slurm.options"))?;
+    if let Some(odd) = options.iter().find(|o| !o.starts_with("--")) {
+        let what = format!("has \"{odd}\": write each option in one word, as \"--tmp=10G\"");
+        return Err(keys.wrong("slurm.options", &what));
+    }
+    Ok(SlurmSettings {
+        bin_dir: raw.bin_dir,
+        conf: raw.conf,
+        cluster: raw.cluster,
+        partition: raw.partition,
+        account: raw.account,
+        qos: raw.qos,
+        constraint: raw.constraint,
+        reservation: raw.reservation,
+        nice: raw.nice,
+        launch: match have(raw.launch, &keys.key("slurm.launch"))? {
+            RawLaunch::Step => Launch::Step,
+            RawLaunch::Batch => Launch::Batch,
+        },
+        rerunnable: have(raw.rerunnable, &keys.key("slurm.rerunnable"))?,
+        options,
+        ..SlurmSettings::default()
     })
 }
 

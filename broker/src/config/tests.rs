@@ -49,7 +49,7 @@ fn an_htcondor_site_needs_no_section_and_can_say_a_lot() {
         assert_eq!(core.lrm.as_deref(), Some("htcondor"));
         match &site.lrm {
             SiteLrm::Htcondor { settings, .. } => (**settings).clone(),
-            SiteLrm::None | SiteLrm::Sim { .. } => panic!("{site:?}"),
+            other => panic!("{other:?}"),
         }
     };
     assert_eq!(settings(condor), HtcondorSettings::default());
@@ -93,6 +93,45 @@ fn a_site_takes_what_it_leaves_out_from_the_defaults() {
     assert_eq!(queue, "pilots");
     assert_eq!(job.program, Path::new("/etc/pilot/bin/pilot"));
     assert_eq!(job.scratch, Path::new("/scratch"));
+}
+
+#[test]
+fn a_site_with_slurm_says_how_pilots_are_submitted() {
+    let site = |section: &str| {
+        let text = SITE.replace("lrm = \"sim\"", "lrm = \"slurm\"");
+        let at = text.find("[site.lab.sim]").unwrap();
+        parse(&format!("{}{section}", &text[..at]))
+    };
+    let settings =
+        |section: &str| match &site(section).unwrap().sites[&SiteName::new("lab").unwrap()].lrm {
+            SiteLrm::Slurm { settings, .. } => (**settings).clone(),
+            other => panic!("{other:?}"),
+        };
+    let plain = SlurmSettings::default();
+    assert_eq!(settings(""), plain, "the defaults are those of the adapter");
+    let all = settings(
+        "[site-defaults.slurm]\nrerunnable = true\n[site.lab.slurm]\npartition = \"spot\"\n\
+         nice = 5\nlaunch = \"batch\"\nconf = \"slurm.conf\"\noptions = [\"--tmp=1G\"]\n",
+    );
+    assert!(all.rerunnable);
+    assert_eq!(all.partition.as_deref(), Some("spot"));
+    assert_eq!(
+        all.conf.as_deref(),
+        Some(Path::new("/etc/pilot/slurm.conf"))
+    );
+    assert_eq!(all.launch, lrm_adapters::slurm::Launch::Batch);
+    for (section, want) in [
+        ("[site.lab.slurm]\npartition = \"a b\"", "no name"),
+        ("[site.lab.slurm]\noptions = [\"-p x\"]", "one word"),
+        ("[site.lab.slurm]\nqueue = \"x\"", "unknown field `queue`"),
+        (
+            "[site-defaults]\nwalltime_max = \"90m 1s\"",
+            "whole minutes",
+        ),
+    ] {
+        let e = site(section).unwrap_err().to_string();
+        assert!(e.contains(want), "{section}: {e}");
+    }
 }
 
 #[test]
@@ -149,10 +188,7 @@ fn wrong_files_say_what_is_wrong() {
             "[http]\nrequest_timeout = \"1ms\"".to_owned(),
             "the least is 1s",
         ),
-        (
-            site("lrm = \"sim\"", "lrm = \"slurm\""),
-            "no adapter for yet",
-        ),
+        (site("lrm = \"sim\"", "lrm = \"pbs\""), "no adapter for yet"),
         (
             site("lrm = \"sim\"", "lrm = \"lsf\""),
             "`lsf` is not one of",

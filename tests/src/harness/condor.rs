@@ -89,7 +89,7 @@ impl CondorSite {
                 lrm: "htcondor",
                 prefix: self.pool.prefix(),
                 section: "[site.lab.htcondor]\njob_lease = \"60s\"\nkeep_ended = \"5m\"".to_owned(),
-                place: self.pool.share().to_owned(),
+                place: Some(self.pool.share().to_owned()),
             }),
             ..Setup::new(guests)
         }

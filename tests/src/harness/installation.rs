@@ -61,8 +61,8 @@ impl Installation {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = tempfile::Builder::new();
         builder.prefix("wp-");
-        let directory = match &setup.batch {
-            Some(batch) => builder.tempdir_in(&batch.place),
+        let directory = match setup.batch.as_ref().and_then(|b| b.place.as_ref()) {
+            Some(place) => builder.tempdir_in(place),
             None => builder.tempdir(),
         };
         let directory = directory.context("failed to make a directory")?;

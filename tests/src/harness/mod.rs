@@ -8,6 +8,7 @@ mod installation;
 pub mod node;
 pub mod process;
 mod setup;
+pub mod slurm;
 pub mod wait;
 
 pub use binaries::Binaries;

@@ -21,8 +21,9 @@ pub struct Batch {
     pub prefix: Vec<String>,
     /// Its own section, and what else comes after the site's.
     pub section: String,
-    /// A directory that its nodes see under the same path: the installation lies there.
-    pub place: PathBuf,
+    /// A directory that its nodes see under the same path: the installation lies there. None: they
+    /// see all that this host sees.
+    pub place: Option<PathBuf>,
 }
 
 /// The knobs of an installation. Spans are in the form of the configuration files.
@@ -108,7 +109,7 @@ impl Setup {
             lrm: "sim",
             prefix: Vec::new(),
             section: format!("[site.lab.sim]\ndir = \"{dir}/lrm\"\nprogram = \"{lrm}\""),
-            place: PathBuf::new(),
+            place: None,
         };
         let Batch {
             lrm: kind,

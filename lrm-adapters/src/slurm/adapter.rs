@@ -1,0 +1,154 @@
+//! The adapter: files, commands, answers. What they say is in `render` and `parse`.
+
+use protocol::ids::{LrmJobId, SubmitKey};
+use protocol::lrm::{CancelAnswer, JobState, Observation, ObservedJob, PilotJob, SubmitAnswer};
+use protocol::time::Span;
+
+use super::{Launch, SlurmSettings, parse, render};
+use crate::command::{CommandError, Output, Runner};
+use crate::contract::{Capabilities, LocalResourceManager};
+use crate::job_script;
+
+/// The adapter to one site's Slurm.
+#[derive(Clone, Debug)]
+pub struct Slurm {
+    settings: SlurmSettings,
+    runner: Runner,
+}
+
+impl Slurm {
+    /// An adapter with these settings; nothing is run yet.
+    pub fn new(settings: SlurmSettings) -> Self {
+        let mut runner = Runner::new(settings.timeout);
+        runner.prefix.clone_from(&settings.prefix);
+        Self { settings, runner }
+    }
+
+    async fn run(&self, args: &[String]) -> Result<Output, CommandError> {
+        self.runner.run(args).await
+    }
+
+    async fn listing(&self, args: &[String], cluster: Option<&str>) -> Observation {
+        match self.run(args).await {
+            Ok(output) => parse::listing(&output, cluster),
+            Err(e) => Observation::NoAnswer(e.to_string()),
+        }
+    }
+
+    /// The jobs that carry this key on one cluster.
+    async fn carrying(&self, key: &SubmitKey, cluster: Option<&str>) -> Observation {
+        let args = render::find(&self.settings, cluster, key);
+        match self.listing(&args, cluster).await {
+            Observation::Listing(mut jobs) => {
+                jobs.retain(|j| j.key.as_ref() == Some(key));
+                Observation::Listing(jobs)
+            }
+            Observation::NoAnswer(why) => Observation::NoAnswer(why),
+        }
+    }
+
+    async fn write(&self, job: &PilotJob) -> Result<(), String> {
+        for (path, text) in render::files(&self.settings, job) {
+            let name = path.display().to_string();
+            tokio::task::spawn_blocking(move || job_script::write_script(&path, &text))
+                .await
+                .map_err(|e| format!("could not write `{name}`: {e}"))?
+                .map_err(|e| format!("could not write `{name}`: {e}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl LocalResourceManager for Slurm {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: "Slurm",
+            min_walltime: true,
+            same_id_restart: self.settings.rerunnable,
+            // MinJobAge, as Slurm has it where a site sets nothing.
+            ended_listed_for: Span::from_mins(5),
+            // A cancel looks before it acts: two commands.
+            call_bound: self.settings.timeout.times(2) + Span::from_secs(2),
+        }
+    }
+
+    async fn submit(&self, job: &PilotJob) -> SubmitAnswer {
+        if let Err(why) = self.write(job).await {
+            return SubmitAnswer::Refused(why);
+        }
+        match self.run(&render::submit(&self.settings, job)).await {
+            Ok(output) => parse::submit(&output),
+            Err(e) if e.did_nothing() => SubmitAnswer::Refused(e.to_string()),
+            Err(e) => SubmitAnswer::NoAnswer(e.to_string()),
+        }
+    }
+
+    async fn observe(&self) -> Observation {
+        let cluster = self.settings.cluster.as_deref();
+        let args = render::list(&self.settings, cluster);
+        match self.listing(&args, cluster).await {
+            // Names that cannot be a key of ours belong to the account's other jobs.
+            Observation::Listing(mut jobs) => {
+                jobs.retain(|j| j.key.is_some());
+                Observation::Listing(jobs)
+            }
+            Observation::NoAnswer(why) => Observation::NoAnswer(why),
+        }
+    }
+
+    async fn find_by_key(&self, key: &SubmitKey) -> Observation {
+        self.carrying(key, self.settings.cluster.as_deref()).await
+    }
+
+    /// `scancel` takes an id that it does not know, and an id that was given to another job
+    /// after a crash, without a word: so the job is looked at first.
+    async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
+        let (number, of) = parse::split_id(id);
+        let cluster = of.or(self.settings.cluster.as_deref());
+        let ours = match self.carrying(key, cluster).await {
+            Observation::Listing(jobs) => jobs
+                .into_iter()
+                .any(|job: ObservedJob| parse::split_id(&job.id).0 == number && lives(&job.state)),
+            Observation::NoAnswer(why) => return CancelAnswer::NoAnswer(why),
+        };
+        if !ours {
+            return CancelAnswer::NoSuchJob;
+        }
+        let args = render::cancel(&self.settings, cluster, number);
+        match self.run(&args).await {
+            Ok(output) => parse::cancel(&output),
+            Err(e) => CancelAnswer::NoAnswer(e.to_string()),
+        }
+    }
+
+    fn submit_preview(&self, job: &PilotJob) -> String {
+        let args = render::submit(&self.settings, job);
+        let mut text = format!(
+            "# command\n{}\n",
+            shell_words::join(self.runner.argv(&args))
+        );
+        for (path, script) in render::files(&self.settings, job) {
+            text.push_str(&format!("\n# {}\n{script}", path.display()));
+        }
+        match self.settings.launch {
+            Launch::Step => {
+                text.push_str("\n# the first file is the batch script, the second its only step\n");
+            }
+            Launch::Batch => {}
+        }
+        text
+    }
+}
+
+/// There is something to end.
+fn lives(state: &JobState) -> bool {
+    match state {
+        JobState::Ended(_) => false,
+        JobState::Queued
+        | JobState::Held
+        | JobState::Running
+        | JobState::Suspended
+        | JobState::Ending
+        | JobState::Unknown(_) => true,
+    }
+}
