@@ -11,6 +11,7 @@ use protocol::ids::{LrmJobId, SubmitKey};
 use protocol::lrm::{CancelAnswer, Observation, PilotJob, SubmitAnswer};
 use protocol::time::Span;
 
+use crate::pbs::Pbs;
 use crate::sim::SimLrm;
 
 /// What an LRM can and cannot do, as its adapter knows it. Data, not promises: a broker may use
@@ -59,42 +60,50 @@ pub trait LocalResourceManager {
 pub enum Lrm {
     /// The simulated one.
     Sim(SimLrm),
+    /// OpenPBS, PBS Pro or Torque.
+    Pbs(Pbs),
 }
 
 impl LocalResourceManager for Lrm {
     fn capabilities(&self) -> Capabilities {
         match self {
             Self::Sim(sim) => sim.capabilities(),
+            Self::Pbs(pbs) => pbs.capabilities(),
         }
     }
 
     async fn submit(&self, job: &PilotJob) -> SubmitAnswer {
         match self {
             Self::Sim(sim) => sim.submit(job).await,
+            Self::Pbs(pbs) => pbs.submit(job).await,
         }
     }
 
     async fn observe(&self) -> Observation {
         match self {
             Self::Sim(sim) => sim.observe().await,
+            Self::Pbs(pbs) => pbs.observe().await,
         }
     }
 
     async fn find_by_key(&self, key: &SubmitKey) -> Observation {
         match self {
             Self::Sim(sim) => sim.find_by_key(key).await,
+            Self::Pbs(pbs) => pbs.find_by_key(key).await,
         }
     }
 
     async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
         match self {
             Self::Sim(sim) => sim.cancel(id, key).await,
+            Self::Pbs(pbs) => pbs.cancel(id, key).await,
         }
     }
 
     fn submit_preview(&self, job: &PilotJob) -> String {
         match self {
             Self::Sim(sim) => sim.submit_preview(job),
+            Self::Pbs(pbs) => pbs.submit_preview(job),
         }
     }
 }

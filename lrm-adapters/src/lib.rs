@@ -4,6 +4,7 @@
 //! * [`contract`]: the one contract, [`LocalResourceManager`](contract::LocalResourceManager),
 //!   and [`Lrm`](contract::Lrm), the closed set of its implementations.
 //! * [`command`]: how an LRM's own commands are run: bounded, scrubbed, in their own group.
+//! * [`pbs`]: OpenPBS, PBS Pro and Torque.
 //! * [`sim`]: the simulated LRM that ships with the product, and its adapter.
 //! * [`conformance`]: the tests that every implementation has to pass;
 //!   `docs/adapters/README.md` is the specification that they check.
@@ -13,6 +14,7 @@ pub mod command;
 pub mod conformance;
 pub mod contract;
 mod job_script;
+pub mod pbs;
 pub mod sim;
 
 pub use contract::{Capabilities, LocalResourceManager, Lrm};
