@@ -51,7 +51,8 @@ pub struct PbsSettings {
     pub bin_dir: Option<PathBuf>,
     /// Queues to list; empty: all jobs that the server shows.
     pub list: Vec<String>,
-    /// Ask for ended jobs too (`qstat -x`), where the server keeps them; OpenPBS only.
+    /// Ended jobs are listed for a while: OpenPBS is asked for them (`qstat -x`) unless its server
+    /// says that it keeps none; Torque lists them by itself unless its `keep_completed` is 0.
     pub history: bool,
     /// Longest wait for each command.
     pub timeout: Span,
@@ -206,15 +207,12 @@ impl Pbs {
 
 impl LocalResourceManager for Pbs {
     fn capabilities(&self) -> Capabilities {
-        let dialect =
-            self.settings
-                .dialect
-                .or(self.known.probed.get().map(|probed| probed.dialect));
-        let listed = match dialect {
-            // Two weeks by default where there is a history (job_history_duration).
-            Some(Dialect::Openpbs) | None if self.asks_for_history() => Span::from_mins(10),
-            // Torque's keep_completed is the site's, and may be nothing.
-            Some(Dialect::Openpbs | Dialect::Torque) | None => Span::ZERO,
+        let listed = if self.asks_for_history() {
+            // OpenPBS's job_history_duration is two weeks by default, Torque's keep_completed
+            // five minutes.
+            Span::from_mins(1)
+        } else {
+            Span::ZERO
         };
         Capabilities {
             name: "PBS",

@@ -132,8 +132,9 @@ WP_TOLD
 else
   wp_restarts=x wp_start=$wp_begun wp_end=$((wp_begun + {walltime}))
 fi
-wp_start_tag=$wp_restarts-$wp_begun
-wp_incarnation=$wp_job/$wp_restarts/$wp_begun"#
+# Two starts in one second have two process ids.
+wp_start_tag=$wp_restarts-$wp_begun-$$
+wp_incarnation=$wp_job/$wp_restarts/$wp_begun/$$"#
     );
     let probe = [
         ProbeWord::from("/bin/sh"),
