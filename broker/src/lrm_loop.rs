@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use broker_core::{Effect, Event, PilotOrder};
+use lrm_adapters::pbs::Pbs;
 use lrm_adapters::sim::{SimLrm, SimLrmSettings};
 use lrm_adapters::{LocalResourceManager, Lrm};
 use protocol::ids::SiteName;
@@ -63,26 +64,14 @@ pub fn start(
     let mut tasks = JoinSet::new();
     let mut sites = BTreeMap::new();
     for (name, site) in &settings.sites {
-        let SiteLrm::Sim {
-            dir,
-            program,
-            queue,
-            rerunnable,
-            job,
-        } = &site.lrm
-        else {
+        let Some((lrm, job)) = adapter(site) else {
             continue;
         };
-        let mut sim = SimLrmSettings::new(program.clone(), dir.clone());
-        sim.queue.clone_from(queue);
-        sim.rerunnable = *rerunnable;
-        sim.timeout = site.command_timeout;
-        sim.prefix.clone_from(&site.command_prefix);
         let site_loop = Arc::new(SiteLoop {
             name: name.clone(),
             site: site.clone(),
-            job: (**job).clone(),
-            lrm: Lrm::Sim(SimLrm::new(sim)),
+            job,
+            lrm,
             shared: shared.clone(),
         });
         let (tx, rx) = mpsc::unbounded_channel();
@@ -92,6 +81,34 @@ pub fn start(
     }
     tasks.spawn(route(sites, effects, shared.stopping.clone()));
     tasks
+}
+
+/// The adapter of a site, and what its pilot jobs need to know; none where pilots are started by
+/// hand.
+fn adapter(site: &Site) -> Option<(Lrm, JobSettings)> {
+    match &site.lrm {
+        SiteLrm::None => None,
+        SiteLrm::Sim {
+            dir,
+            program,
+            queue,
+            rerunnable,
+            job,
+        } => {
+            let mut sim = SimLrmSettings::new(program.clone(), dir.clone());
+            sim.queue.clone_from(queue);
+            sim.rerunnable = *rerunnable;
+            sim.timeout = site.command_timeout;
+            sim.prefix.clone_from(&site.command_prefix);
+            Some((Lrm::Sim(SimLrm::new(sim)), (**job).clone()))
+        }
+        SiteLrm::Pbs { settings, job } => {
+            let mut pbs = (**settings).clone();
+            pbs.timeout = site.command_timeout;
+            pbs.prefix.clone_from(&site.command_prefix);
+            Some((Lrm::Pbs(Pbs::new(pbs)), (**job).clone()))
+        }
+    }
 }
 
 async fn route(

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use broker_core::BrokerConfig;
+use lrm_adapters::pbs::PbsSettings;
 use protocol::ids::SiteName;
 use protocol::slot_file::HypervisorSection;
 use protocol::text::FileError;
@@ -111,6 +112,13 @@ pub enum SiteLrm {
         /// What the pilot jobs need to know.
         job: Box<JobSettings>,
     },
+    /// Submitted to PBS.
+    Pbs {
+        /// How; time limit and prefix of its commands are the site's.
+        settings: Box<PbsSettings>,
+        /// What the pilot jobs need to know.
+        job: Box<JobSettings>,
+    },
 }
 
 /// What a pilot job is told, beside what the provisioner decides.
@@ -136,6 +144,7 @@ impl SiteLrm {
         match self {
             Self::None => "none",
             Self::Sim { .. } => "sim",
+            Self::Pbs { .. } => "pbs",
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use lrm_adapters::pbs::Dialect;
 use protocol::ids::SiteName;
 use protocol::slot_file::{HypervisorSection, SlotResources};
 use protocol::text::{SizeText, SpanText};
@@ -63,7 +64,7 @@ impl RawConfig {
             console: self.console.over(below.console),
             keep: self.keep.over(below.keep),
             provision: self.provision.over(below.provision),
-            site_defaults: self.site_defaults.over(below.site_defaults),
+            site_defaults: self.site_defaults.with_sections_over(below.site_defaults),
             site: self.site,
         }
     }
@@ -154,6 +155,20 @@ section! { /// `[site.NAME]` and `[site-defaults]`
         slot: SlotResources,
         hypervisor: HypervisorSection,
         sim: RawSim,
+        pbs: RawPbs,
+    }
+}
+
+impl RawSite {
+    /// This section, with what it and the sections in it leave out taken from `below`.
+    pub(super) fn with_sections_over(mut self, mut below: Self) -> Self {
+        let sim = self.sim.take().unwrap_or_default();
+        let pbs = self.pbs.take().unwrap_or_default();
+        Self {
+            sim: Some(sim.over(below.sim.take().unwrap_or_default())),
+            pbs: Some(pbs.over(below.pbs.take().unwrap_or_default())),
+            ..self.over(below)
+        }
     }
 }
 
@@ -174,5 +189,19 @@ section! { /// `[site.NAME.sim]`
         program: PathBuf,
         queue: String,
         rerunnable: bool,
+    }
+}
+section! { /// `[site.NAME.pbs]`
+    RawPbs {
+        queue: String,
+        account: String,
+        project: String,
+        options: Vec<String>,
+        rerunnable: bool,
+        dialect: Dialect,
+        user: String,
+        bin_dir: PathBuf,
+        listed_queues: Vec<String>,
+        history: bool,
     }
 }

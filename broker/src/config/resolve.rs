@@ -8,7 +8,7 @@ use broker_core::{BrokerConfig, ProvisionPolicy};
 use protocol::text::{FileError, SpanText, parse_toml};
 use protocol::time::Span;
 
-use super::raw::{RawConfig, RawHttp, RawProvision, RawSite, RawTls};
+use super::raw::{RawConfig, RawHttp, RawProvision, RawTls};
 use super::sites::site;
 use super::{DEFAULT_CONFIG, Http, Settings, Tls, Tokens};
 
@@ -54,7 +54,7 @@ fn complete(file: &str, base: &Path, text: &str) -> Result<RawConfig, FileError>
     }
     let defaults = raw.site_defaults.clone();
     for site in std::iter::once(&mut raw.site_defaults).chain(raw.site.values_mut()) {
-        *site = with_defaults(std::mem::take(site), &defaults);
+        *site = std::mem::take(site).with_sections_over(defaults.clone());
         for path in [
             &mut site.broker_ca,
             &mut site.store,
@@ -67,6 +67,9 @@ fn complete(file: &str, base: &Path, text: &str) -> Result<RawConfig, FileError>
             sim.dir.as_mut().map(place);
             sim.program.as_mut().map(place);
         }
+        if let Some(pbs) = &mut site.pbs {
+            pbs.bin_dir.as_mut().map(place);
+        }
         // A bare name is searched in PATH on the node.
         if let Some(binary) = site.hypervisor.as_mut().and_then(|h| h.binary.as_mut())
             && binary.components().count() > 1
@@ -75,15 +78,6 @@ fn complete(file: &str, base: &Path, text: &str) -> Result<RawConfig, FileError>
         }
     }
     Ok(raw)
-}
-
-fn with_defaults(site: RawSite, defaults: &RawSite) -> RawSite {
-    let below = defaults.sim.clone().unwrap_or_default();
-    let sim = site.sim.clone().unwrap_or_default().over(below);
-    RawSite {
-        sim: Some(sim),
-        ..site.over(defaults.clone())
-    }
 }
 
 /// A key that the defaults have; missing only if the embedded file is wrong, which a test checks.

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use broker_core::SiteConfig;
+use lrm_adapters::pbs::PbsSettings;
 use protocol::ids::SiteName;
 use protocol::resources::Resources;
 use protocol::slot_file::HypervisorKind;
 use protocol::time::Span;
 
-use super::raw::{RawLrm, RawSite};
+use super::raw::{RawLrm, RawPbs, RawSite};
 use super::resolve::{Wrong, have, span, span_from};
 use super::{JobSettings, Site, SiteLrm};
 
@@ -93,7 +94,7 @@ pub(super) fn site(
     };
     config.lrm = match &site.lrm {
         SiteLrm::None => None,
-        SiteLrm::Sim { .. } => Some("sim".to_owned()),
+        lrm @ (SiteLrm::Sim { .. } | SiteLrm::Pbs { .. }) => Some(lrm.as_str().to_owned()),
     };
     Ok((site, config, preference))
 }
@@ -122,11 +123,55 @@ fn lrm(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<S
                 rerunnable: have(sim.rerunnable, &keys.key("sim.rerunnable"))?,
             })
         }
-        RawLrm::Slurm | RawLrm::Pbs | RawLrm::Htcondor => Err(keys.wrong(
+        RawLrm::Pbs => {
+            let settings = pbs(keys, raw.pbs.clone().unwrap_or_default())?;
+            Ok(SiteLrm::Pbs {
+                settings: Box::new(settings),
+                job: Box::new(job(keys, raw, tls, listen)?),
+            })
+        }
+        RawLrm::Slurm | RawLrm::Htcondor => Err(keys.wrong(
             "lrm",
-            "names an LRM that this version has no adapter for yet; it knows \"sim\" and \"none\"",
+            "names an LRM that this version has no adapter for yet; it knows \"pbs\", \"sim\" and \"none\"",
         )),
     }
+}
+
+/// What a site says about its PBS; all but time limit and prefix.
+fn pbs(keys: &Keys<'_>, raw: RawPbs) -> Result<PbsSettings, Wrong> {
+    let listed_queues = have(raw.listed_queues, &keys.key("pbs.listed_queues"))?;
+    let named = [
+        ("pbs.queue", raw.queue.as_slice()),
+        ("pbs.account", raw.account.as_slice()),
+        ("pbs.project", raw.project.as_slice()),
+        ("pbs.user", raw.user.as_slice()),
+        ("pbs.listed_queues", &listed_queues),
+    ];
+    // A queue that begins with a digit would be taken for a job's id.
+    let name = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "._@-".contains(c))
+    };
+    for (key, names) in named {
+        if let Some(odd) = names.iter().find(|text| !name(text)) {
+            return Err(keys.wrong(key, &format!("has \"{odd}\", which is no name of PBS's")));
+        }
+    }
+    Ok(PbsSettings {
+        queue: raw.queue,
+        account: raw.account,
+        project: raw.project,
+        options: have(raw.options, &keys.key("pbs.options"))?,
+        rerunnable: have(raw.rerunnable, &keys.key("pbs.rerunnable"))?,
+        dialect: raw.dialect,
+        user: raw.user,
+        bin_dir: raw.bin_dir,
+        listed_queues,
+        history: have(raw.history, &keys.key("pbs.history"))?,
+        ..PbsSettings::new()
+    })
 }
 
 fn job(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<JobSettings, Wrong> {

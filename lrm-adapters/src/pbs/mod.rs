@@ -39,7 +39,7 @@ pub struct PbsSettings {
     /// Project (`-P`); OpenPBS only.
     pub project: Option<String>,
     /// Further words for `qsub`, as `["-W", "group_list=pilots"]`.
-    pub extra: Vec<String>,
+    pub options: Vec<String>,
     /// Pilot jobs may be started again under the same id (`-r y`).
     pub rerunnable: bool,
     /// Which PBS it is; none: `qstat --version` tells.
@@ -50,7 +50,7 @@ pub struct PbsSettings {
     /// path or in `/opt/pbs/bin`.
     pub bin_dir: Option<PathBuf>,
     /// Queues to list; empty: all jobs that the server shows.
-    pub list: Vec<String>,
+    pub listed_queues: Vec<String>,
     /// Ended jobs are listed for a while: OpenPBS is asked for them (`qstat -x`) unless its server
     /// says that it keeps none; Torque lists them by itself unless its `keep_completed` is 0.
     pub history: bool,
@@ -68,12 +68,12 @@ impl PbsSettings {
             queue: None,
             account: None,
             project: None,
-            extra: Vec::new(),
+            options: Vec::new(),
             rerunnable: false,
             dialect: None,
             user: None,
             bin_dir: None,
-            list: Vec::new(),
+            listed_queues: Vec::new(),
             history: true,
             timeout: Span::from_secs(20),
             prefix: Vec::new(),

@@ -36,7 +36,7 @@ pub(super) fn listing(settings: &PbsSettings, dialect: Dialect, history: bool) -
     if history && dialect == Dialect::Openpbs {
         argv.push("-x".to_owned());
     }
-    argv.extend(settings.list.iter().cloned());
+    argv.extend(settings.listed_queues.iter().cloned());
     argv
 }
 
@@ -86,12 +86,12 @@ pub(super) fn submit(settings: &PbsSettings, dialect: Dialect, job: &PilotJob) -
     match dialect {
         // No login shell between PBS and the pilot: its exit code is the job's.
         Dialect::Openpbs => {
-            argv.extend(settings.extra.iter().cloned());
+            argv.extend(settings.options.iter().cloned());
             argv.extend(["--".to_owned(), "/bin/sh".to_owned(), script]);
         }
         Dialect::Torque => {
             flag("-S", "/bin/sh".to_owned());
-            argv.extend(settings.extra.iter().cloned());
+            argv.extend(settings.options.iter().cloned());
             argv.push(script);
         }
     }

@@ -18,8 +18,9 @@ use tempfile::TempDir;
 
 use super::binaries::Binaries;
 use super::node::{Found, Snapshot};
+use super::played;
 use super::process::Program;
-use super::setup::Setup;
+use super::setup::{Batch, Setup};
 use super::wait::{PATIENCE, until};
 
 /// The whole of it. Everything that it started is ended when it is dropped.
@@ -72,6 +73,10 @@ impl Installation {
         fs::write(place.join("lrm.toml"), setup.lrm_config())?;
         let config = setup.broker_config(&place, &binaries.pilot, &binaries.lrm, port);
         fs::write(place.join("broker.toml"), config)?;
+        match setup.batch {
+            Batch::Sim => {}
+            Batch::PlayedPbs => played::pbs(&place, &binaries.fake)?,
+        }
         let url = format!("http://127.0.0.1:{port}");
         let user = client(&binaries, &place, &url, "user", "ada").await?;
         let admin = client(&binaries, &place, &url, "admin", "root").await?;

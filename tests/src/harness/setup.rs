@@ -12,11 +12,22 @@ pub enum Guests {
     Qemu,
 }
 
+/// Whose commands the broker uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batch {
+    /// Those of the simulated LRM itself.
+    Sim,
+    /// OpenPBS's, played on the simulated LRM by `fake-lrm`.
+    PlayedPbs,
+}
+
 /// The knobs of an installation. Spans are in the form of the configuration files.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// What runs the guests.
     pub guests: Guests,
+    /// Whose commands the broker uses.
+    pub batch: Batch,
     /// Whose signals the batch system sends.
     pub profile: &'static str,
     /// Its nodes.
@@ -44,6 +55,7 @@ impl Setup {
     pub fn new(guests: Guests) -> Self {
         Self {
             guests,
+            batch: Batch::Sim,
             profile: "slurm",
             nodes: 1,
             walltime: "40s",
@@ -88,6 +100,13 @@ impl Setup {
             Guests::Qemu => "kind = \"qemu\"\naccelerator = \"tcg\"",
         };
         let (dir, pilot, lrm) = (dir.display(), pilot.display(), lrm.display());
+        let (name, section) = match self.batch {
+            Batch::Sim => ("sim", format!("dir = \"{dir}/lrm\"\nprogram = \"{lrm}\"")),
+            Batch::PlayedPbs => (
+                "pbs",
+                format!("bin_dir = \"{dir}/bin\"\nqueue = \"pilots\""),
+            ),
+        };
         format!(
             r#"listen = "127.0.0.1:{port}"
 state_dir = "{dir}/broker"
@@ -105,7 +124,7 @@ back_off = ["0s", "2s", "4s"]
 close_after = "10s"
 {provision_extra}
 [site.lab]
-lrm = "sim"
+lrm = "{name}"
 poll = "1s"
 command_timeout = "5s"
 walltime_min = "{walltime}"
@@ -125,9 +144,8 @@ memory = "1 GiB"
 disk = "4 GiB"
 [site.lab.hypervisor]
 {hypervisor}
-[site.lab.sim]
-dir = "{dir}/lrm"
-program = "{lrm}"
+[site.lab.{name}]
+{section}
 "#
         )
     }

@@ -129,7 +129,7 @@ fn settings() -> PbsSettings {
     PbsSettings {
         queue: Some("pilots".to_owned()),
         account: Some("guests".to_owned()),
-        extra: vec!["-W".to_owned(), "group_list=g".to_owned()],
+        options: vec!["-W".to_owned(), "group_list=g".to_owned()],
         ..PbsSettings::new()
     }
 }
@@ -170,7 +170,7 @@ fn one_listing_command_without_ids() {
         "env 'TZ=UTC' 'LC_ALL=C' /opt/pbs/bin/qstat -f -x"
     );
     assert!(!line(&settings, Dialect::Openpbs, false).contains("-x"));
-    settings.list = vec!["pilots".to_owned()];
+    settings.listed_queues = vec!["pilots".to_owned()];
     // `-x` is XML there.
     assert_eq!(
         line(&settings, Dialect::Torque, true),
