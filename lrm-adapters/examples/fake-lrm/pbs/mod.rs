@@ -81,7 +81,7 @@ pub(crate) fn qsub(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
         },
         task: Task {
             script,
-            output: Some(order.output.clone()),
+            output: Some(order.output),
             directory: None,
         },
     };
