@@ -32,6 +32,13 @@ fn account(site: &Site) -> Option<Vec<OsString>> {
             settings.conf.clone().unwrap_or_default().into(),
             settings.cluster.clone().unwrap_or_default().into(),
         ],
+        SiteLrm::Pbs { settings, .. } => [
+            settings.bin_dir.clone().unwrap_or_default().into(),
+            settings.user.clone().unwrap_or_default().into(),
+        ]
+        .into_iter()
+        .chain(settings.listed_queues.iter().map(OsString::from))
+        .collect(),
         SiteLrm::Htcondor { settings, .. } => vec![
             settings.bin_dir.clone().unwrap_or_default().into(),
             settings.schedd.clone().unwrap_or_default().into(),

@@ -5,6 +5,7 @@
 use broker_core::PilotOrder;
 use lrm_adapters::Lrm;
 use lrm_adapters::htcondor::Htcondor;
+use lrm_adapters::pbs::Pbs;
 use lrm_adapters::sim::{SimLrm, SimLrmSettings};
 use lrm_adapters::slurm::Slurm;
 use protocol::lrm::PilotJob;
@@ -37,6 +38,12 @@ pub fn adapter(site: &Site) -> Option<(Lrm, &JobSettings)> {
             slurm.timeout = site.command_timeout;
             slurm.prefix.clone_from(&site.command_prefix);
             Some((Lrm::Slurm(Slurm::new(slurm)), job))
+        }
+        SiteLrm::Pbs { settings, job } => {
+            let mut pbs = (**settings).clone();
+            pbs.timeout = site.command_timeout;
+            pbs.prefix.clone_from(&site.command_prefix);
+            Some((Lrm::Pbs(Pbs::new(pbs)), job))
         }
         SiteLrm::Htcondor { settings, job } => {
             let mut condor = (**settings).clone();

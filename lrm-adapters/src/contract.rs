@@ -12,6 +12,7 @@ use protocol::lrm::{CancelAnswer, Observation, PilotJob, SubmitAnswer};
 use protocol::time::Span;
 
 use crate::htcondor::Htcondor;
+use crate::pbs::Pbs;
 use crate::sim::SimLrm;
 use crate::slurm::Slurm;
 
@@ -65,6 +66,8 @@ pub enum Lrm {
     Htcondor(Box<Htcondor>),
     /// Slurm.
     Slurm(Slurm),
+    /// OpenPBS, PBS Pro or Torque.
+    Pbs(Pbs),
 }
 
 impl LocalResourceManager for Lrm {
@@ -73,6 +76,7 @@ impl LocalResourceManager for Lrm {
             Self::Sim(sim) => sim.capabilities(),
             Self::Htcondor(condor) => condor.capabilities(),
             Self::Slurm(slurm) => slurm.capabilities(),
+            Self::Pbs(pbs) => pbs.capabilities(),
         }
     }
 
@@ -81,6 +85,7 @@ impl LocalResourceManager for Lrm {
             Self::Sim(sim) => sim.submit(job).await,
             Self::Htcondor(condor) => condor.submit(job).await,
             Self::Slurm(slurm) => slurm.submit(job).await,
+            Self::Pbs(pbs) => pbs.submit(job).await,
         }
     }
 
@@ -89,6 +94,7 @@ impl LocalResourceManager for Lrm {
             Self::Sim(sim) => sim.observe().await,
             Self::Htcondor(condor) => condor.observe().await,
             Self::Slurm(slurm) => slurm.observe().await,
+            Self::Pbs(pbs) => pbs.observe().await,
         }
     }
 
@@ -97,6 +103,7 @@ impl LocalResourceManager for Lrm {
             Self::Sim(sim) => sim.find_by_key(key).await,
             Self::Htcondor(condor) => condor.find_by_key(key).await,
             Self::Slurm(slurm) => slurm.find_by_key(key).await,
+            Self::Pbs(pbs) => pbs.find_by_key(key).await,
         }
     }
 
@@ -105,6 +112,7 @@ impl LocalResourceManager for Lrm {
             Self::Sim(sim) => sim.cancel(id, key).await,
             Self::Htcondor(condor) => condor.cancel(id, key).await,
             Self::Slurm(slurm) => slurm.cancel(id, key).await,
+            Self::Pbs(pbs) => pbs.cancel(id, key).await,
         }
     }
 
@@ -113,6 +121,7 @@ impl LocalResourceManager for Lrm {
             Self::Sim(sim) => sim.submit_preview(job),
             Self::Htcondor(condor) => condor.submit_preview(job),
             Self::Slurm(slurm) => slurm.submit_preview(job),
+            Self::Pbs(pbs) => pbs.submit_preview(job),
         }
     }
 }

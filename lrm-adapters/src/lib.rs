@@ -5,6 +5,7 @@
 //!   and [`Lrm`](contract::Lrm), the closed set of its implementations.
 //! * [`command`]: how an LRM's own commands are run: bounded, scrubbed, in their own group.
 //! * [`htcondor`]: the adapter to HTCondor.
+//! * [`pbs`]: OpenPBS, PBS Pro and Torque.
 //! * [`sim`]: the simulated LRM that ships with the product, and its adapter.
 //! * [`slurm`]: Slurm.
 //! * [`conformance`]: the tests that every implementation has to pass;
@@ -16,6 +17,7 @@ pub mod conformance;
 pub mod contract;
 pub mod htcondor;
 mod job_script;
+pub mod pbs;
 pub mod sim;
 pub mod slurm;
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use broker_core::BrokerConfig;
 use lrm_adapters::htcondor::HtcondorSettings;
+use lrm_adapters::pbs::PbsSettings;
 use lrm_adapters::slurm::SlurmSettings;
 use protocol::ids::SiteName;
 use protocol::slot_file::HypervisorSection;
@@ -127,6 +128,13 @@ pub enum SiteLrm {
         /// What the pilot jobs need to know.
         job: Box<JobSettings>,
     },
+    /// Submitted to PBS.
+    Pbs {
+        /// How; time limit and prefix of its commands are the site's.
+        settings: Box<PbsSettings>,
+        /// What the pilot jobs need to know.
+        job: Box<JobSettings>,
+    },
 }
 
 /// What a pilot job is told, beside what the provisioner decides.
@@ -154,6 +162,7 @@ impl SiteLrm {
             Self::Sim { .. } => "sim",
             Self::Htcondor { .. } => "htcondor",
             Self::Slurm { .. } => "slurm",
+            Self::Pbs { .. } => "pbs",
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use lrm_adapters::pbs::Dialect;
 use protocol::ids::SiteName;
 use protocol::slot_file::{HypervisorSection, SlotResources};
 use protocol::text::{SizeText, SpanText};
@@ -160,6 +161,7 @@ section! { /// `[site.NAME]` and `[site-defaults]`
         sim: RawSim,
         htcondor: RawHtcondor,
         slurm: RawSlurm,
+        pbs: RawPbs,
     }
 }
 
@@ -169,10 +171,12 @@ impl RawSite {
         let sim = self.sim.take().unwrap_or_default();
         let slurm = self.slurm.take().unwrap_or_default();
         let htcondor = self.htcondor.take().unwrap_or_default();
+        let pbs = self.pbs.take().unwrap_or_default();
         Self {
             sim: Some(sim.over(below.sim.take().unwrap_or_default())),
             slurm: Some(slurm.over(below.slurm.take().unwrap_or_default())),
             htcondor: Some(htcondor.over(below.htcondor.take().unwrap_or_default())),
+            pbs: Some(pbs.over(below.pbs.take().unwrap_or_default())),
             ..self.over(below)
         }
     }
@@ -244,4 +248,19 @@ section! { /// `[site.NAME.slurm]`
 pub(super) enum RawLaunch {
     Step,
     Batch,
+}
+
+section! { /// `[site.NAME.pbs]`
+    RawPbs {
+        queue: String,
+        account: String,
+        project: String,
+        options: Vec<String>,
+        rerunnable: bool,
+        dialect: Dialect,
+        user: String,
+        bin_dir: PathBuf,
+        listed_queues: Vec<String>,
+        history: bool,
+    }
 }

@@ -74,6 +74,9 @@ fn complete(file: &str, base: &Path, text: &str) -> Result<RawConfig, FileError>
             slurm.bin_dir.as_mut().map(place);
             slurm.conf.as_mut().map(place);
         }
+        if let Some(pbs) = &mut site.pbs {
+            pbs.bin_dir.as_mut().map(place);
+        }
         // A bare name is searched in PATH on the node.
         if let Some(binary) = site.hypervisor.as_mut().and_then(|h| h.binary.as_mut())
             && binary.components().count() > 1

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 
 use broker_core::SiteConfig;
 use lrm_adapters::htcondor::{HtcondorSettings, Transfer};
+use lrm_adapters::pbs::PbsSettings;
 use lrm_adapters::slurm::{Launch, SlurmSettings};
 use protocol::ids::SiteName;
 use protocol::resources::Resources;
 use protocol::slot_file::HypervisorKind;
 use protocol::time::Span;
 
-use super::raw::{RawHtcondor, RawLaunch, RawLrm, RawSite, RawSlurm, RawTransfer};
+use super::raw::{RawHtcondor, RawLaunch, RawLrm, RawPbs, RawSite, RawSlurm, RawTransfer};
 use super::resolve::{Wrong, have, span, span_from};
 use super::{JobSettings, Site, SiteLrm};
 
@@ -99,9 +100,10 @@ pub(super) fn site(
     };
     config.lrm = match &site.lrm {
         SiteLrm::None => None,
-        lrm @ (SiteLrm::Sim { .. } | SiteLrm::Slurm { .. } | SiteLrm::Htcondor { .. }) => {
-            Some(lrm.as_str().to_owned())
-        }
+        lrm @ (SiteLrm::Sim { .. }
+        | SiteLrm::Slurm { .. }
+        | SiteLrm::Pbs { .. }
+        | SiteLrm::Htcondor { .. }) => Some(lrm.as_str().to_owned()),
     };
     Ok((site, config, preference))
 }
@@ -155,6 +157,13 @@ fn lrm(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<S
                 job: Box::new(job(keys, raw, tls, listen)?),
             })
         }
+        RawLrm::Pbs => {
+            let settings = pbs(keys, raw.pbs.clone().unwrap_or_default())?;
+            Ok(SiteLrm::Pbs {
+                settings: Box::new(settings),
+                job: Box::new(job(keys, raw, tls, listen)?),
+            })
+        }
         RawLrm::Slurm => {
             let walltime_max = span(raw.walltime_max, &keys.key("walltime_max"))?;
             let settings = slurm(keys, raw.slurm.clone().unwrap_or_default(), walltime_max)?;
@@ -163,10 +172,6 @@ fn lrm(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<S
                 job: Box::new(job(keys, raw, tls, listen)?),
             })
         }
-        RawLrm::Pbs => Err(keys.wrong(
-            "lrm",
-            "names an LRM that this version has no adapter for yet; it knows \"slurm\", \"htcondor\", \"sim\" and \"none\"",
-        )),
     }
 }
 
@@ -237,6 +242,43 @@ fn slurm(keys: &Keys<'_>, raw: RawSlurm, walltime_max: Span) -> Result<SlurmSett
         rerunnable: have(raw.rerunnable, &keys.key("slurm.rerunnable"))?,
         options,
         ..SlurmSettings::default()
+    })
+}
+
+/// What a site says about its PBS; all but time limit and prefix.
+fn pbs(keys: &Keys<'_>, raw: RawPbs) -> Result<PbsSettings, Wrong> {
+    let listed_queues = have(raw.listed_queues, &keys.key("pbs.listed_queues"))?;
+    let named = [
+        ("pbs.queue", raw.queue.as_slice()),
+        ("pbs.account", raw.account.as_slice()),
+        ("pbs.project", raw.project.as_slice()),
+        ("pbs.user", raw.user.as_slice()),
+        ("pbs.listed_queues", &listed_queues),
+    ];
+    // A queue that begins with a digit would be taken for a job's id.
+    let name = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "._@-".contains(c))
+    };
+    for (key, names) in named {
+        if let Some(odd) = names.iter().find(|text| !name(text)) {
+            return Err(keys.wrong(key, &format!("has \"{odd}\", which is no name of PBS's")));
+        }
+    }
+    Ok(PbsSettings {
+        queue: raw.queue,
+        account: raw.account,
+        project: raw.project,
+        options: have(raw.options, &keys.key("pbs.options"))?,
+        rerunnable: have(raw.rerunnable, &keys.key("pbs.rerunnable"))?,
+        dialect: raw.dialect,
+        user: raw.user,
+        bin_dir: raw.bin_dir,
+        listed_queues,
+        history: have(raw.history, &keys.key("pbs.history"))?,
+        ..PbsSettings::new()
     })
 }
 

@@ -96,6 +96,39 @@ fn a_site_takes_what_it_leaves_out_from_the_defaults() {
 }
 
 #[test]
+fn a_site_with_pbs_says_how_pilots_are_submitted() {
+    let site = |section: &str| {
+        let text = SITE.replace("lrm = \"sim\"", "lrm = \"pbs\"");
+        let at = text.find("[site.lab.sim]").unwrap();
+        parse(&format!("{}{section}", &text[..at]))
+    };
+    let settings =
+        |section: &str| match &site(section).unwrap().sites[&SiteName::new("lab").unwrap()].lrm {
+            SiteLrm::Pbs { settings, .. } => (**settings).clone(),
+            other => panic!("{other:?}"),
+        };
+    let plain = PbsSettings::new();
+    assert_eq!(settings(""), plain, "the defaults are those of the adapter");
+    let all = settings(
+        "[site-defaults.pbs]\nrerunnable = true\n[site.lab.pbs]\nqueue = \"pilots\"\n\
+         dialect = \"torque\"\nbin_dir = \"bin\"\noptions = [\"-W\", \"x=y\"]\n",
+    );
+    assert!(all.rerunnable && all.history);
+    assert_eq!(all.queue.as_deref(), Some("pilots"));
+    assert_eq!(all.dialect, Some(lrm_adapters::pbs::Dialect::Torque));
+    assert_eq!(all.bin_dir.as_deref(), Some(Path::new("/etc/pilot/bin")));
+    for (section, want) in [
+        ("[site.lab.pbs]\nqueue = \"a b\"", "no name"),
+        ("[site.lab.pbs]\nlisted_queues = [\"7\"]", "no name"),
+        ("[site.lab.pbs]\ndialect = \"lsf\"", "`lsf` is not one of"),
+        ("[site.lab.pbs]\nqos = \"x\"", "unknown field `qos`"),
+    ] {
+        let e = site(section).unwrap_err().to_string();
+        assert!(e.contains(want), "{section}: {e}");
+    }
+}
+
+#[test]
 fn a_site_with_slurm_says_how_pilots_are_submitted() {
     let site = |section: &str| {
         let text = SITE.replace("lrm = \"sim\"", "lrm = \"slurm\"");

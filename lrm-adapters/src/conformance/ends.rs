@@ -5,11 +5,14 @@ use protocol::lrm::{CancelAnswer, JobEnd, JobState};
 use protocol::time::Span;
 
 use super::rig::{Action, Program, Rig, Shape, need};
-use super::watch::{end, ended, gone, listed, running, slot, started, submit, until};
+use super::watch::{
+    end, ended, gone, listed, need_ends_told, over, running, slot, started, submit, until,
+};
 use super::{Checked, fail};
 use crate::contract::LocalResourceManager as _;
 
 pub(super) async fn exit_code(rig: &impl Rig) -> Checked {
+    need_ends_told(rig)?;
     for code in [0, 7] {
         let shape = Shape {
             program: Program::Exits(code),
@@ -49,8 +52,8 @@ pub(super) async fn cancel_queued(rig: &impl Rig) -> Checked {
     if answer != CancelAnswer::Taken {
         return fail(format!("the cancel was answered with {answer:?}"));
     }
-    let how = ended(rig, &queued).await?;
-    if how != JobEnd::Cancelled || queued.file("started.0").exists() {
+    let how = over(rig, &queued).await?;
+    if how.as_ref().is_some_and(|h| *h != JobEnd::Cancelled) || queued.file("started.0").exists() {
         return fail(format!(
             "the cancelled job is listed as {how:?}, or had started"
         ));
@@ -79,8 +82,8 @@ pub(super) async fn cancel_running(rig: &impl Rig) -> Checked {
         if answer != CancelAnswer::Taken {
             return fail(format!("the cancel was answered with {answer:?}"));
         }
-        let how = ended(rig, &job).await?;
-        if how != JobEnd::Cancelled {
+        let how = over(rig, &job).await?;
+        if how.as_ref().is_some_and(|h| *h != JobEnd::Cancelled) {
             return fail(format!("the cancelled job is listed as {how:?}"));
         }
         if !job.file("term.0").exists() {
@@ -120,13 +123,14 @@ pub(super) async fn cancel_unknown(rig: &impl Rig) -> Checked {
 }
 
 pub(super) async fn walltime(rig: &impl Rig) -> Checked {
+    need_ends_told(rig)?;
     let shape = Shape {
         walltime: Span::from_secs(2),
         ..Shape::obeying()
     };
     let job = submit(rig, &shape).await?;
     started(rig, &job, 0).await?;
-    let over = |state: &JobState| match state {
+    let is_over = |state: &JobState| match state {
         JobState::Ended(end) => *end == JobEnd::Walltime,
         JobState::Held => true,
         JobState::Queued
@@ -135,7 +139,7 @@ pub(super) async fn walltime(rig: &impl Rig) -> Checked {
         | JobState::Ending
         | JobState::Unknown(_) => false,
     };
-    let seen = listed(rig, &job, |j| over(&j.state)).await?;
+    let seen = listed(rig, &job, |j| is_over(&j.state)).await?;
     if seen.state == JobState::Held && seen.detail.is_empty() {
         return fail("held at the end of its walltime without a reason".to_owned());
     }
@@ -150,6 +154,7 @@ pub(super) async fn walltime(rig: &impl Rig) -> Checked {
 }
 
 pub(super) async fn preemption(rig: &impl Rig) -> Checked {
+    need_ends_told(rig)?;
     let job = running(rig, &Shape::obeying()).await?;
     need(rig.act(Action::Preempt(job.id.clone())).await)?;
     // Over as preempted, or waiting for its next start: nothing else.

@@ -85,12 +85,59 @@ pub(super) async fn listed(
     .await
 }
 
+/// Waits until the job is over, and says how, where the LRM lists jobs that have ended.
+pub(super) async fn over(rig: &impl Rig, job: &Submitted) -> Result<Option<JobEnd>, Stop> {
+    let last = std::cell::RefCell::new(String::from("no listing"));
+    until(
+        rig,
+        || async {
+            let seen = rig.lrm().observe().await;
+            *last.borrow_mut() = format!("{seen:?}");
+            let Observation::Listing(jobs) = seen else {
+                return None;
+            };
+            match jobs
+                .into_iter()
+                .find(|j| j.key.as_ref() == Some(&job.job.key))
+            {
+                Some(seen) => match seen.state {
+                    JobState::Ended(end) => Some(Some(end)),
+                    JobState::Queued
+                    | JobState::Held
+                    | JobState::Running
+                    | JobState::Suspended
+                    | JobState::Ending
+                    | JobState::Unknown(_) => None,
+                },
+                // All that such an LRM ever says of an end.
+                None => (!lists_ended(rig)).then_some(None),
+            }
+        },
+        || format!("job {} is not over; last: {}", job.id, last.borrow()),
+    )
+    .await
+}
+
+fn lists_ended(rig: &impl Rig) -> bool {
+    !rig.lrm().capabilities().ended_listed_for.is_zero()
+}
+
+/// For rules about how an end is told.
+pub(super) fn need_ends_told(rig: &impl Rig) -> Checked {
+    if lists_ended(rig) {
+        Ok(())
+    } else {
+        Err(Stop::NotApplicable(
+            "this LRM does not list jobs that have ended".to_owned(),
+        ))
+    }
+}
+
 /// Waits until the job is listed as ended, and says how.
 pub(super) async fn ended(rig: &impl Rig, job: &Submitted) -> Result<JobEnd, Stop> {
-    let seen = listed(rig, job, |j| matches!(j.state, JobState::Ended(_))).await?;
-    match seen.state {
-        JobState::Ended(end) => Ok(end),
-        other => fail(format!("{other:?} is no end")),
+    match over(rig, job).await? {
+        Some(end) => Ok(end),
+        None => fail("it is not in the listing any more".to_owned()),
     }
 }
 
@@ -116,7 +163,7 @@ pub(super) fn slot(job: &Submitted, n: u32) -> Result<SlotFile, Stop> {
 /// Ends a job that a check has left running.
 pub(super) async fn end(rig: &impl Rig, job: &Submitted) -> Checked {
     let _ = rig.lrm().cancel(&job.id, &job.job.key).await;
-    ended(rig, job).await.map(drop)
+    over(rig, job).await.map(drop)
 }
 
 /// Ends every job of the rig that still lives.

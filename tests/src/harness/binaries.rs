@@ -15,6 +15,8 @@ pub struct Binaries {
     pub submit: PathBuf,
     /// `sim-lrm`.
     pub lrm: PathBuf,
+    /// `fake-lrm`, an example of `lrm-adapters`: built with the tests, needed by few of them.
+    pub fake: PathBuf,
 }
 
 impl Binaries {
@@ -41,6 +43,7 @@ impl Binaries {
             broker: one(dir, "pilot-broker")?,
             submit: one(dir, "pilot-submit")?,
             lrm: one(dir, "sim-lrm")?,
+            fake: dir.join("examples/fake-lrm"),
         })
     }
 }

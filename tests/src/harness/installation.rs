@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use super::binaries::Binaries;
 use super::node::{Found, Snapshot};
+use super::played;
 use super::process::Program;
 use super::setup::Setup;
 use super::wait::{PATIENCE, until};
@@ -75,6 +76,9 @@ impl Installation {
         fs::write(place.join("lrm.toml"), setup.lrm_config())?;
         let config = setup.broker_config(&place, &binaries.pilot, &binaries.lrm, port);
         fs::write(place.join("broker.toml"), config)?;
+        if setup.played_pbs {
+            played::pbs(&place, &binaries.fake)?;
+        }
         let url = format!("http://127.0.0.1:{port}");
         let user = client(&binaries, &place, &url, "user", "ada").await?;
         let admin = client(&binaries, &place, &url, "admin", "root").await?;

@@ -6,6 +6,7 @@ pub mod condor;
 mod counter;
 mod installation;
 pub mod node;
+mod played;
 pub mod process;
 mod setup;
 pub mod slurm;

@@ -31,6 +31,8 @@ pub struct Batch {
 pub struct Setup {
     /// What runs the guests.
     pub guests: Guests,
+    /// The broker uses PBS's commands, which `fake-lrm` plays on the simulated LRM.
+    pub played_pbs: bool,
     /// Whose signals the batch system sends.
     pub profile: &'static str,
     /// Its nodes.
@@ -60,6 +62,7 @@ impl Setup {
     pub fn new(guests: Guests) -> Self {
         Self {
             guests,
+            played_pbs: false,
             profile: "slurm",
             nodes: 1,
             walltime: "40s",
@@ -105,10 +108,17 @@ impl Setup {
             Guests::Qemu => "kind = \"qemu\"\naccelerator = \"tcg\"",
         };
         let (dir, pilot, lrm) = (dir.display(), pilot.display(), lrm.display());
+        let (lrm, section) = if self.played_pbs {
+            let section = format!("[site.lab.pbs]\nbin_dir = \"{dir}/bin\"\nqueue = \"pilots\"");
+            ("pbs", section)
+        } else {
+            let section = format!("[site.lab.sim]\ndir = \"{dir}/lrm\"\nprogram = \"{lrm}\"");
+            ("sim", section)
+        };
         let sim = Batch {
-            lrm: "sim",
+            lrm,
             prefix: Vec::new(),
-            section: format!("[site.lab.sim]\ndir = \"{dir}/lrm\"\nprogram = \"{lrm}\""),
+            section,
             place: None,
         };
         let Batch {
