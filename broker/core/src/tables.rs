@@ -69,11 +69,8 @@ pub(crate) struct Tables {
 
 /// True while a pilot job counts against its site's limits.
 pub(crate) fn is_live(p: &PilotRecord) -> bool {
-    let over_in_lrm = || {
-        p.by_hand
-            || p.lrm.missing_since.is_some()
-            || matches!(p.lrm.state, None | Some(JobState::Ended(_)))
-    };
+    let over_in_lrm =
+        || p.by_hand || p.closed || matches!(p.lrm.state, None | Some(JobState::Ended(_)));
     p.state != PilotState::Ended || (p.goodbye && !over_in_lrm())
 }
 
