@@ -76,7 +76,11 @@ fn close_due(config: &BrokerConfig, p: &PilotRecord) -> Option<Timestamp> {
     let after = site.map_or(Span::ZERO, |s| s.notice + s.margin) + policy.close_after;
     match p.state {
         PilotState::Submitting | PilotState::Active => None,
-        PilotState::Ended => crate::tables::is_live(p).then(|| p.since + policy.close_after),
+        PilotState::Ended => crate::tables::is_live(p).then(|| {
+            let missing = p.lrm.missing_since.map(|at| at + policy.absent_for);
+            let latest = p.since + policy.close_after;
+            missing.map_or(latest, |at| at.min(latest))
+        }),
         PilotState::Lost => {
             let unlisted = p.by_hand || p.job.is_none() || p.lrm.missing_since.is_some();
             latest_end(config, p)
@@ -183,8 +187,7 @@ impl Broker {
         };
         if p.state == PilotState::Ended {
             // It said goodbye, and the LRM never told its end: it no longer counts.
-            self.tables
-                .edit_pilot(key, |p| p.lrm.missing_since = Some(now));
+            self.tables.edit_pilot(key, |p| p.closed = true);
             return;
         }
         let reason = match &p.cancel {

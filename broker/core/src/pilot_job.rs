@@ -415,6 +415,7 @@ impl Broker {
             p.state = state;
             p.since = now;
             p.reason = reason;
+            p.closed = false;
         });
     }
 

@@ -330,6 +330,7 @@ impl Broker {
             fruitful: false,
             signalled: None,
             settled: false,
+            closed: false,
             last_seq: protocol::ids::EventSeq(0),
         });
         let text = if by_hand {

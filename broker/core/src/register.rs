@@ -107,6 +107,7 @@ impl Broker {
             p.goodbye = false;
             p.signalled = None;
             p.settled = false;
+            p.closed = false;
             p.submit = SubmitProgress::Known;
             if p.job.is_none() {
                 p.job.clone_from(&slot.lrm_job_id);

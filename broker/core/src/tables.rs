@@ -69,12 +69,21 @@ pub(crate) struct Tables {
 
 /// True while a pilot job counts against its site's limits.
 pub(crate) fn is_live(p: &PilotRecord) -> bool {
-    let over_in_lrm = || {
-        p.by_hand
-            || p.lrm.missing_since.is_some()
-            || matches!(p.lrm.state, None | Some(JobState::Ended(_)))
+    let over_in_lrm = || match &p.lrm.state {
+        Some(JobState::Ended(_)) => true,
+        // It may have been queued again; the next listing says.
+        None => p.job.is_none(),
+        Some(
+            JobState::Queued
+            | JobState::Held
+            | JobState::Running
+            | JobState::Suspended
+            | JobState::Ending
+            | JobState::Unknown(_),
+        ) => false,
     };
-    p.state != PilotState::Ended || (p.goodbye && !over_in_lrm())
+    let left = p.goodbye && !p.by_hand && !p.closed;
+    p.state != PilotState::Ended || (left && !over_in_lrm())
 }
 
 impl Tables {

@@ -519,6 +519,29 @@ fn a_cancel_without_an_answer_is_repeated_ever_more_rarely() {
 }
 
 #[test]
+fn a_pilot_that_left_counts_until_its_job_is_surely_gone() {
+    let mut w = one_site();
+    w.submit("anna", spec(4096, Span::from_mins(40)));
+    let pilot = w.pilot_up();
+    w.observe("A");
+    w.pilots[pilot].leaving = true;
+    w.pilots[pilot].sent = None;
+    w.sync(pilot);
+    let running = |w: &World| w.broker.site(w.now, &site("A")).unwrap().running;
+    let gone = Event::LrmObserved {
+        site: site("A"),
+        observation: Observation::Listing(Vec::new()),
+    };
+    assert_eq!(running(&w), 1, "the LRM still lists it as running");
+    w.step(gone.clone());
+    w.pass_ticking(Span::from_secs(30));
+    assert_eq!(running(&w), 1, "one listing without it proves nothing");
+    w.step(gone);
+    w.pass_ticking(Span::from_secs(40));
+    assert_eq!(running(&w), 0, "gone for a minute");
+}
+
+#[test]
 fn the_least_walltime_is_enough_for_what_cannot_be_suspended() {
     let mut w = one_site();
     let mut s = spec(4096, Span::from_mins(30));

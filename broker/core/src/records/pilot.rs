@@ -61,6 +61,10 @@ pub struct PilotRecord {
     /// True once what this slot was good for, and what it cost the site, is on the site's record.
     #[serde(default)]
     pub settled: bool,
+    /// True once its job is taken to be gone from the LRM after its pilot's goodbye, though the
+    /// LRM never said so: it no longer counts against the site's limits.
+    #[serde(default)]
+    pub closed: bool,
     /// Number of the last event in the pilot job's own log.
     pub last_seq: EventSeq,
 }
