@@ -16,7 +16,8 @@ async fn a_vacated_pilot_suspends_and_the_next_pilot_job_resumes() -> Result<()>
     let Some(site) = CondorSite::start(None)? else {
         return Ok(());
     };
-    let it = Installation::start_with(&site.setup(Guests::Null), site.binaries.clone()).await?;
+    let it = Installation::start_with(&site.setup(Guests::Null, "shared"), site.binaries.clone())
+        .await?;
     let id = it
         .queue(&requests::null("preempted", Span::from_secs(15)), "k1")
         .await?;
@@ -42,13 +43,13 @@ async fn a_vacated_pilot_suspends_and_the_next_pilot_job_resumes() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_request_longer_than_a_slot_continues_in_the_next() -> Result<()> {
+async fn a_request_longer_than_a_slot_continues_in_the_next_with_copied_files() -> Result<()> {
     let Some(site) = CondorSite::start(None)? else {
         return Ok(());
     };
     let setup = Setup {
         walltime: "20s",
-        ..site.setup(Guests::Null)
+        ..site.setup(Guests::Null, "copied")
     };
     let it = Installation::start_with(&setup, site.binaries.clone()).await?;
     let id = it
