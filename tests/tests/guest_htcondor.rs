@@ -20,7 +20,7 @@ async fn a_guest_counts_on_after_its_pilot_was_vacated() -> Result<()> {
         walltime: "240s",
         notice: "20s",
         idle_limit: "2s",
-        ..site.setup(Guests::Qemu)
+        ..site.setup(Guests::Qemu, "shared")
     };
     let it = Installation::start_with(&setup, site.binaries.clone()).await?;
     let counting = it.count_hypervisors();

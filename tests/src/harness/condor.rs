@@ -81,14 +81,14 @@ impl CondorSite {
         }))
     }
 
-    /// An installation that uses it.
-    pub fn setup(&self, guests: Guests) -> Setup {
+    /// An installation that uses it; `transfer` is that of the site's section.
+    pub fn setup(&self, guests: Guests, transfer: &str) -> Setup {
         Setup {
             walltime: "120s",
             batch: Some(Batch {
                 lrm: "htcondor",
                 prefix: self.pool.prefix(),
-                section: "[site.lab.htcondor]\njob_lease = \"60s\"\nkeep_ended = \"5m\"".to_owned(),
+                section: format!("[site.lab.htcondor]\ntransfer = \"{transfer}\""),
                 place: Some(self.pool.share().to_owned()),
             }),
             ..Setup::new(guests)
