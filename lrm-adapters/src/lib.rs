@@ -5,7 +5,7 @@
 //!   and [`Lrm`](contract::Lrm), the closed set of its implementations.
 //! * [`command`]: how an LRM's own commands are run: bounded, scrubbed, in their own group.
 //! * [`sim`]: the simulated LRM that ships with the product, and its adapter.
-//! * [`slurm`]: Slurm.
+//! * [`slurm`]: the adapter to Slurm.
 //! * [`conformance`]: the tests that every implementation has to pass;
 //!   `docs/adapters/README.md` is the specification that they check.
 #![forbid(unsafe_code)]
