@@ -216,7 +216,7 @@ impl Rig for SlurmRig<'_> {
                 // ended ("Job credential revoked"). Where the job's end comes in between, the
                 // two minutes begin again.
                 let job = format!("jobid={id}");
-                for _ in 0..600 {
+                for round in 0..600 {
                     let args = [
                         "-h",
                         "-t",
