@@ -7,7 +7,7 @@
 //! * [`htcondor`]: the adapter to HTCondor.
 //! * [`pbs`]: OpenPBS, PBS Pro and Torque.
 //! * [`sim`]: the simulated LRM that ships with the product, and its adapter.
-//! * [`slurm`]: Slurm.
+//! * [`slurm`]: the adapter to Slurm.
 //! * [`conformance`]: the tests that every implementation has to pass;
 //!   `docs/adapters/README.md` is the specification that they check.
 #![forbid(unsafe_code)]

@@ -211,10 +211,12 @@ impl Rig for SlurmRig<'_> {
             }
             Action::Requeue(id) => {
                 self.slurm("scontrol", &["requeue", id.as_str()])?;
-                // Slurm waits two minutes of its own accord; an administrator need not. Where the
-                // job's end comes in between, the wait begins again.
+                // Slurm waits two minutes of its own accord; an administrator need not, but a
+                // little: what starts in the second of the requeue is taken for the job that was
+                // ended ("Job credential revoked"). Where the job's end comes in between, the
+                // two minutes begin again.
                 let job = format!("jobid={id}");
-                for _ in 0..600 {
+                for round in 0..600 {
                     let args = [
                         "-h",
                         "-t",
@@ -227,10 +229,9 @@ impl Rig for SlurmRig<'_> {
                     match self.cluster.command("squeue", &args).unwrap().trim() {
                         "RUNNING@1@" => return Ok(()),
                         // It may have started in this moment.
-                        "PENDING@1@" => {
-                            let _ = self
-                                .cluster
-                                .command("scontrol", &["update", &job, "StartTime=now"]);
+                        "PENDING@1@" if round % 50 == 10 => {
+                            let args = ["update", &job, "StartTime=now+5"];
+                            let _ = self.cluster.command("scontrol", &args);
                         }
                         _ => {}
                     }

@@ -136,6 +136,7 @@ pub fn run(workshop: &Workshop, log: &mut Log, kind: Kind) -> Result<Tally> {
     let (status, lines) = cargo(&workshop.root, &arguments, minutes(40))
         .env("WP_GUEST_DIR", workshop.guest())
         .env("WP_REQUIRE_GUEST", "1")
+        .env("WP_REQUIRE_SLURM", "1")
         .outcome(log)?;
     match lines.iter().rev().find_map(|line| summary(line)) {
         Some(tally) if tally.passed + tally.failed == 0 => bail!("no test in `{expression}`"),

@@ -89,7 +89,7 @@ pub const PARTS: &[Part] = &[
     },
     Part {
         name: "conformance",
-        what: "the adapters' contract, on the simulated LRM",
+        what: "the adapters' contract, on the simulated LRM and on a real Slurm",
         run: |w, log| nextest::run(w, log, Kind::Conformance),
     },
     Part {
