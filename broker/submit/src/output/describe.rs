@@ -180,7 +180,7 @@ fn pilot_state(state: PilotState) -> Cell {
 }
 
 /// How much of a slot is free. Of one that is over nothing is.
-fn free(free: String, all: String, ended: bool) -> Cell {
+fn free(free: &str, all: &str, ended: bool) -> Cell {
     Cell::from(if ended {
         format!("- of {all}")
     } else {
@@ -223,11 +223,11 @@ pub fn slots(items: &[SlotView], now: Timestamp, output: &Output) -> String {
             state,
             Cell::from(end),
             free(
-                s.free.cores.to_string(),
-                s.resources.cores.to_string(),
+                &s.free.cores.to_string(),
+                &s.resources.cores.to_string(),
                 ended,
             ),
-            free(mib(s.free.memory_mib), mib(s.resources.memory_mib), ended),
+            free(&mib(s.free.memory_mib), &mib(s.resources.memory_mib), ended),
             Cell::from(guests),
             Cell::from(u.boot),
             Cell::from(span(u.run)),
