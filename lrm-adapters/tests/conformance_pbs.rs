@@ -12,13 +12,16 @@ use lrm_adapters::pbs::{Pbs, PbsSettings};
 use protocol::lrm::{CancelAnswer, Observation, SubmitAnswer};
 use protocol::time::Span;
 
-fn play(lrm: &'static str, history: bool) -> Play {
+fn play(pbs: &'static str, history: bool) -> Play {
     Play {
-        lrm,
+        settings: serde_json::json!({
+            "pbs": pbs,
+            "history": history,
+            "user": nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name,
+        }),
         profile: "pbs",
-        history,
         commands: &["qsub", "qstat", "qdel"],
-        no_preemption: (lrm == "torque")
+        no_preemption: (pbs == "torque")
             .then_some("Torque has no preemption: its schedulers delete or requeue"),
     }
 }

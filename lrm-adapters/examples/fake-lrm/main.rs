@@ -1,6 +1,6 @@
 //! `fake-lrm`: the commands of real batch systems for tests, played on the simulated LRM.
 //!
-//! Called by a link named `qsub`, `qstat` or `qdel`, it asks the `sim-lrm` daemon that
+//! Called by a link named as one of them (`qsub`, `squeue`, `condor_q`, ...), it asks the `sim-lrm` daemon that
 //! `fake-lrm.json` beside the link names, and prints the answer in the words, formats and exit
 //! codes that were measured on the real system. The daemon starts real processes with that
 //! system's signals, and its faults (`sim-lrm fault`) make these commands slow, failing or lying.
@@ -9,7 +9,9 @@
 //! An example and no program of this package: it is built with the tests and never shipped.
 
 mod ask;
+mod condor;
 mod pbs;
+mod slurm;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -25,17 +27,21 @@ use serde::Deserialize;
 struct Play {
     /// Directory of the `sim-lrm` daemon.
     sim: PathBuf,
-    /// Which batch system.
-    lrm: Lrm,
+    /// PBS: which one.
+    #[serde(default)]
+    pbs: Dialect,
     /// OpenPBS: the server keeps ended jobs.
+    #[serde(default)]
     history: bool,
-    /// The account that owns our jobs.
+    /// PBS: the account that owns our jobs.
+    #[serde(default)]
     user: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Lrm {
+enum Dialect {
+    #[default]
     Openpbs,
     Torque,
 }
@@ -98,7 +104,14 @@ fn play() -> anyhow::Result<Said> {
         "qsub" => pbs::qsub(&play, &words),
         "qstat" => pbs::qstat(&play, &words),
         "qdel" => pbs::qdel(&play, &words),
-        other => bail!("play `{other}`: it knows qsub, qstat and qdel"),
+        "sbatch" => slurm::sbatch(&play, &words),
+        "squeue" => slurm::squeue(&play, &words),
+        "scancel" => slurm::scancel(&play, &words),
+        "srun" => slurm::srun(&words),
+        "condor_submit" => condor::submit(&play, &words),
+        "condor_q" => condor::query(&play, &words),
+        "condor_rm" => condor::remove(&play, &words),
+        other => bail!("play `{other}`: it knows commands of PBS, Slurm and HTCondor"),
     }
 }
 

@@ -30,12 +30,10 @@ while :; do sleep 0.05; done
 
 /// What is played.
 pub struct Play {
-    /// As `fake-lrm.json` names it.
-    pub lrm: &'static str,
+    /// What `fake-lrm.json` has beside the daemon's directory.
+    pub settings: serde_json::Value,
     /// The signal profile of the simulated LRM.
     pub profile: &'static str,
-    /// The server lists ended jobs.
-    pub history: bool,
     /// The commands.
     pub commands: &'static [&'static str],
     /// This LRM cannot preempt, and why.
@@ -77,12 +75,8 @@ impl<L> FakeRig<L> {
         for command in play.commands {
             symlink(fake_lrm(), bin.join(command)).unwrap();
         }
-        let file = serde_json::json!({
-            "sim": daemon.dir(),
-            "lrm": play.lrm,
-            "history": play.history,
-            "user": nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name,
-        });
+        let mut file = play.settings.clone();
+        file["sim"] = daemon.dir().display().to_string().into();
         std::fs::write(bin.join("fake-lrm.json"), file.to_string()).unwrap();
         Self {
             lrm: adapter(&bin),
@@ -257,7 +251,7 @@ impl<L: LocalResourceManager> Rig for FakeRig<L> {
     }
 
     fn patience(&self) -> Duration {
-        Duration::from_secs(40)
+        Duration::from_secs(100)
     }
 }
 

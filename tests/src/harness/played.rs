@@ -25,7 +25,7 @@ pub(super) fn pbs(place: &Path, fake: &Path) -> Result<()> {
         .context("this account has no name")?;
     let play = serde_json::json!({
         "sim": place.join("lrm"),
-        "lrm": "openpbs",
+        "pbs": "openpbs",
         "history": false,
         "user": me.name,
     });

@@ -7,7 +7,7 @@ use protocol::lrm::{JobEnd, JobState};
 use protocol::time::{Span, Timestamp};
 
 use super::SERVER;
-use crate::{Lrm, Play};
+use crate::{Dialect, Play};
 
 /// Where lines are broken.
 const WIDTH: usize = 78;
@@ -24,7 +24,7 @@ pub(super) fn block(play: &Play, row: &JobRow) -> String {
     let seen = &row.seen;
     let mut text = format!("Job Id: {}.{SERVER}\n", seen.id);
     let mut add = |name: &str, value: &str| attribute(&mut text, name, value);
-    let look = look(play.lrm, row);
+    let look = look(play.pbs, row);
     let started = seen.start.filter(|_| seen.node.is_some());
     add("Job_Name", &row.name);
     add("Job_Owner", &format!("{}@{SERVER}", play.user));
@@ -35,8 +35,8 @@ pub(super) fn block(play: &Play, row: &JobRow) -> String {
     add("ctime", &ctime(row.submitted));
     if let Some(node) = &seen.node {
         let cores = row.resources.cores;
-        match play.lrm {
-            Lrm::Openpbs => {
+        match play.pbs {
+            Dialect::Openpbs => {
                 let of = if cores > 1 {
                     format!("*{cores}")
                 } else {
@@ -45,7 +45,7 @@ pub(super) fn block(play: &Play, row: &JobRow) -> String {
                 add("exec_host", &format!("{node}/0{of}"));
                 add("exec_vnode", &format!("({node}:ncpus={cores})"));
             }
-            Lrm::Torque => {
+            Dialect::Torque => {
                 let slots: Vec<String> = (0..cores).map(|n| format!("{node}/{n}")).collect();
                 add("exec_host", &slots.join("+"));
             }
@@ -63,8 +63,8 @@ pub(super) fn block(play: &Play, row: &JobRow) -> String {
     );
     add("qtime", &ctime(row.submitted));
     let (cores, memory) = (row.resources.cores, row.resources.memory_mib);
-    match play.lrm {
-        Lrm::Openpbs => {
+    match play.pbs {
+        Dialect::Openpbs => {
             add("Resource_List.mem", &format!("{memory}mb"));
             add("Resource_List.ncpus", &cores.to_string());
             add(
@@ -72,7 +72,7 @@ pub(super) fn block(play: &Play, row: &JobRow) -> String {
                 &format!("1:ncpus={cores}:mem={memory}mb"),
             );
         }
-        Lrm::Torque => add("Resource_List.nodes", &format!("1:ppn={cores}")),
+        Dialect::Torque => add("Resource_List.nodes", &format!("1:ppn={cores}")),
     }
     // The simulated LRM moves the end; PBS keeps the start and changes the walltime.
     let over = matches!(seen.state, JobState::Ended(_));
@@ -84,13 +84,13 @@ pub(super) fn block(play: &Play, row: &JobRow) -> String {
     };
     add("Resource_List.walltime", &clock(walltime));
     if let Some(start) = started {
-        let name = match play.lrm {
-            Lrm::Openpbs => "stime",
-            Lrm::Torque => "start_time",
+        let name = match play.pbs {
+            Dialect::Openpbs => "stime",
+            Dialect::Torque => "start_time",
         };
         add(name, &ctime(start));
     }
-    if play.lrm == Lrm::Openpbs {
+    if play.pbs == Dialect::Openpbs {
         add("substate", &look.substate.to_string());
     }
     let mut variables = format!(
@@ -110,16 +110,16 @@ pub(super) fn block(play: &Play, row: &JobRow) -> String {
         add("comment", &look.comment);
     }
     if started.is_some() || seen.restarts > 0 {
-        let name = match play.lrm {
-            Lrm::Openpbs => "run_count",
-            Lrm::Torque => "start_count",
+        let name = match play.pbs {
+            Dialect::Openpbs => "run_count",
+            Dialect::Torque => "start_count",
         };
         add(name, &(seen.restarts + 1).to_string());
     }
     if let Some(status) = look.status {
-        let name = match play.lrm {
-            Lrm::Openpbs => "Exit_status",
-            Lrm::Torque => "exit_status",
+        let name = match play.pbs {
+            Dialect::Openpbs => "Exit_status",
+            Dialect::Torque => "exit_status",
         };
         add(name, &status.to_string());
     }
@@ -127,7 +127,7 @@ pub(super) fn block(play: &Play, row: &JobRow) -> String {
     text
 }
 
-fn look(lrm: Lrm, row: &JobRow) -> Look {
+fn look(dialect: Dialect, row: &JobRow) -> Look {
     let seen = &row.seen;
     let node = seen
         .node
@@ -142,14 +142,18 @@ fn look(lrm: Lrm, row: &JobRow) -> Look {
     let look = |letter, substate, comment: &str, status| Look {
         letter,
         substate,
-        comment: if lrm == Lrm::Openpbs {
+        comment: if dialect == Dialect::Openpbs {
             comment.to_owned()
         } else {
             String::new()
         },
         status,
     };
-    let over = if lrm == Lrm::Openpbs { "F" } else { "C" };
+    let over = if dialect == Dialect::Openpbs {
+        "F"
+    } else {
+        "C"
+    };
     match &seen.state {
         JobState::Queued => look(
             "Q",
@@ -172,7 +176,7 @@ fn look(lrm: Lrm, row: &JobRow) -> Look {
         JobState::Ending => look("R", 42, &run, None),
         JobState::Unknown(_) => look("?", 0, "", None),
         JobState::Ended(end) => {
-            let torque = lrm == Lrm::Torque;
+            let torque = dialect == Dialect::Torque;
             match end {
                 JobEnd::Cancelled if seen.node.is_none() => look(over, 91, "", None),
                 JobEnd::Cancelled => look(over, 91, &by_user, Some(271)),

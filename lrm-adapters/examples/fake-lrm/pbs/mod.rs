@@ -10,7 +10,7 @@ use protocol::ids::SubmitKey;
 use protocol::lrm::JobState;
 
 use crate::ask::{Answer, ask, jobs};
-use crate::{Lrm, Play, Said};
+use crate::{Dialect, Play, Said};
 use block::block;
 use order::Order;
 
@@ -18,9 +18,9 @@ use order::Order;
 const SERVER: &str = "pbssrv";
 
 fn version(play: &Play) -> Said {
-    Said::out(match play.lrm {
-        Lrm::Openpbs => "pbs_version = 23.06.06\n",
-        Lrm::Torque => "Version: 6.1.2\nCommit: 661e092552de43a785c15d39a3634a541d86898e\n",
+    Said::out(match play.pbs {
+        Dialect::Openpbs => "pbs_version = 23.06.06\n",
+        Dialect::Torque => "Version: 6.1.2\nCommit: 661e092552de43a785c15d39a3634a541d86898e\n",
     })
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn qsub(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
     if args == ["--version"] {
         return Ok(version(play));
     }
-    let order = match order::read(play.lrm, args) {
+    let order = match order::read(play.pbs, args) {
         Ok(order) => order,
         Err(wrong) => return Ok(Said::err(2, format!("qsub: {wrong}\n"))),
     };
@@ -87,12 +87,12 @@ pub(crate) fn qsub(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
     };
     match ask(play, &request) {
         Answer::Told(Response::Submitted(job)) => Ok(Said::out(format!("{job}.{SERVER}\n"))),
-        Answer::Told(Response::Refused(_)) => Ok(match play.lrm {
-            Lrm::Openpbs => Said::err(
+        Answer::Told(Response::Refused(_)) => Ok(match play.pbs {
+            Dialect::Openpbs => Said::err(
                 188,
                 "qsub: Job violates queue and/or server resource limits\n",
             ),
-            Lrm::Torque => Said::err(
+            Dialect::Torque => Said::err(
                 188,
                 "qsub: submit error (Job exceeds queue resource limits MSG=cannot satisfy queue max ncpus requirement)\n",
             ),
@@ -105,9 +105,9 @@ pub(crate) fn qsub(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
 /// between itself and the script, which dies of a SIGTERM when the script has ended.
 fn wrapper(play: &Play, order: &Order) -> anyhow::Result<String> {
     let name = shell_words::quote(&order.name).into_owned();
-    let cores = match play.lrm {
-        Lrm::Openpbs => "NCPUS=$SIMLRM_CORES OMP_NUM_THREADS=$SIMLRM_CORES",
-        Lrm::Torque => "PBS_NUM_NODES=1 PBS_NUM_PPN=$SIMLRM_CORES PBS_NP=$SIMLRM_CORES",
+    let cores = match play.pbs {
+        Dialect::Openpbs => "NCPUS=$SIMLRM_CORES OMP_NUM_THREADS=$SIMLRM_CORES",
+        Dialect::Torque => "PBS_NUM_NODES=1 PBS_NUM_PPN=$SIMLRM_CORES PBS_NP=$SIMLRM_CORES",
     };
     let mut text = format!(
         r#"#!/bin/sh
@@ -120,11 +120,11 @@ export PBS_ENVIRONMENT=PBS_BATCH PBS_NODENUM=0 PBS_TASKNUM=1 ENVIRONMENT=BATCH
 "#,
         queue = shell_words::quote(&order.queue),
     );
-    match play.lrm {
-        Lrm::Openpbs => {
+    match play.pbs {
+        Dialect::Openpbs => {
             text.push_str(&format!("exec {}\n", shell_words::join(&order.command)));
         }
-        Lrm::Torque => {
+        Dialect::Torque => {
             let [script] = order.command.as_slice() else {
                 bail!("find one script among {:?}", order.command);
             };
@@ -154,7 +154,7 @@ pub(crate) fn qstat(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
     for arg in args {
         match *arg {
             "-f" => full = true,
-            "-x" if play.lrm == Lrm::Openpbs => history = true,
+            "-x" if play.pbs == Dialect::Openpbs => history = true,
             flag if flag.starts_with('-') => bail!("play qstat with `{flag}`"),
             name => wanted.push(name),
         }
@@ -182,7 +182,7 @@ pub(crate) fn qstat(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
         let shown = |row: &&JobRow| {
             let over = matches!(row.seen.state, JobState::Ended(_));
             let queued_there = queues.is_empty() || queues.contains(&row.queue.as_str());
-            queued_there && (!over || history || play.lrm == Lrm::Torque)
+            queued_there && (!over || history || play.pbs == Dialect::Torque)
         };
         said.stdout = rows.iter().filter(shown).map(|r| block(play, r)).collect();
         return Ok(said);
@@ -192,7 +192,7 @@ pub(crate) fn qstat(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
         let row = rows.iter().find(|r| r.seen.id.as_str() == number);
         let over = row.is_some_and(|r| matches!(r.seen.state, JobState::Ended(_)));
         match row {
-            Some(row) if !over || history || play.lrm == Lrm::Torque => {
+            Some(row) if !over || history || play.pbs == Dialect::Torque => {
                 said.stdout.push_str(&block(play, row));
             }
             Some(_) if play.history => {
@@ -230,7 +230,7 @@ pub(crate) fn qdel(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
     match ask(play, &order) {
         Answer::Told(Response::Done) => Ok(Said::default()),
         Answer::Told(Response::NoSuchJob) => Ok(match ask(play, &Request::End { job }) {
-            Answer::Told(Response::End(_)) if play.lrm == Lrm::Torque => Said::err(
+            Answer::Told(Response::End(_)) if play.pbs == Dialect::Torque => Said::err(
                 170,
                 format!(
                     "qdel: Request invalid for state of job MSG=invalid state for job - COMPLETE {job}.{SERVER}\n"

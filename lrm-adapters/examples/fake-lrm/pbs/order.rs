@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use protocol::resources::Resources;
 use protocol::time::Span;
 
-use crate::Lrm;
+use crate::Dialect;
 
 /// What was asked for.
 pub(super) struct Order {
@@ -30,7 +30,7 @@ impl Order {
 }
 
 /// Reads it; what the real one would not understand is an error.
-pub(super) fn read(lrm: Lrm, args: &[&str]) -> Result<Order, String> {
+pub(super) fn read(dialect: Dialect, args: &[&str]) -> Result<Order, String> {
     let mut order = Order {
         name: "STDIN".to_owned(),
         queue: "pilots".to_owned(),
@@ -48,7 +48,7 @@ pub(super) fn read(lrm: Lrm, args: &[&str]) -> Result<Order, String> {
     };
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
-        if *arg == "--" && lrm == Lrm::Openpbs {
+        if *arg == "--" && dialect == Dialect::Openpbs {
             order.command = rest.map(|a| (*a).to_owned()).collect();
             break;
         }
@@ -65,7 +65,7 @@ pub(super) fn read(lrm: Lrm, args: &[&str]) -> Result<Order, String> {
             }
             "-N" => order.name = (*value).to_owned(),
             "-q" => order.queue = (*value).to_owned(),
-            "-l" => resources(lrm, &mut order, value)?,
+            "-l" => resources(dialect, &mut order, value)?,
             "-r" => order.rerunnable = *value == "y",
             "-o" => order.output = PathBuf::from(value),
             "-v" => order.variables = value.split(',').map(str::to_owned).collect(),
@@ -80,15 +80,15 @@ pub(super) fn read(lrm: Lrm, args: &[&str]) -> Result<Order, String> {
     Ok(order)
 }
 
-fn resources(lrm: Lrm, order: &mut Order, list: &str) -> Result<(), String> {
+fn resources(dialect: Dialect, order: &mut Order, list: &str) -> Result<(), String> {
     let wrong = || format!("Illegal attribute or resource value {list}");
     let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
     for item in list.split(',') {
         let (name, value) = item.split_once('=').ok_or_else(wrong)?;
-        match (name, lrm) {
+        match (name, dialect) {
             ("walltime", _) => order.walltime = Span::from_secs(number(value)?),
             ("mem", _) => order.resources.memory_mib = megabytes(value).ok_or_else(wrong)?,
-            ("select", Lrm::Openpbs) | ("nodes", Lrm::Torque) => {
+            ("select", Dialect::Openpbs) | ("nodes", Dialect::Torque) => {
                 let mut parts = value.split(':');
                 if parts.next() != Some("1") {
                     return Err(wrong());
