@@ -221,7 +221,6 @@ fn wrong_files_say_what_is_wrong() {
             "[http]\nrequest_timeout = \"1ms\"".to_owned(),
             "the least is 1s",
         ),
-        (site("lrm = \"sim\"", "lrm = \"pbs\""), "no adapter for yet"),
         (
             site("lrm = \"sim\"", "lrm = \"lsf\""),
             "`lsf` is not one of",

@@ -147,6 +147,7 @@ close_after = "10s"
 lrm = "{kind}"
 command_prefix = {prefix:?}
 poll = "1s"
+fast_poll = true
 command_timeout = "5s"
 walltime_min = "{walltime}"
 walltime_max = "{walltime}"

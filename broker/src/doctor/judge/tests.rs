@@ -199,7 +199,7 @@ fn what_was_granted_is_compared_with_what_was_asked() {
     let limits = one(&found, "limits");
     assert_eq!(limits.level, Level::Problem, "{limits}");
     assert!(
-        limits.text.contains("1024 MiB of memory (has 512 MiB)"),
+        limits.text.contains("1 GiB of memory (has 512 MiB)"),
         "{limits}"
     );
 }
