@@ -37,12 +37,8 @@ impl Kind {
     fn profile(self) -> &'static str {
         match self {
             Self::Guest => "guest",
-            Self::Unit
-            | Self::Api
-            | Self::Conformance
-            | Self::Simulation
-            | Self::Docs
-            | Self::EndToEnd => "default",
+            Self::Conformance | Self::EndToEnd => "waiting",
+            Self::Unit | Self::Api | Self::Simulation | Self::Docs => "default",
         }
     }
 

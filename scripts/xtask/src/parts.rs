@@ -89,7 +89,7 @@ pub const PARTS: &[Part] = &[
     },
     Part {
         name: "conformance",
-        what: "the adapters' contract, on the simulated LRM and on a real Slurm",
+        what: "the adapters' contract: simulated LRM, played commands, a real Slurm, a real HTCondor",
         run: |w, log| nextest::run(w, log, Kind::Conformance),
     },
     Part {
