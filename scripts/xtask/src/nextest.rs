@@ -20,8 +20,14 @@ pub enum Kind {
     Unit,
     /// `api*` of the broker.
     Api,
-    /// `conformance*` of the adapters.
-    Conformance,
+    /// The other `conformance*` of the adapters: on the simulated LRM.
+    AdaptersSim,
+    /// `*_pbs*` and `*_played_*`: on commands that are played on the simulated LRM.
+    PbsFakes,
+    /// `*slurm*`: on a real Slurm, with and without guests.
+    Slurm,
+    /// `*htcondor*`: on a real HTCondor, with and without guests.
+    Htcondor,
     /// `simulation*`.
     Simulation,
     /// With `guest`, `hypervisor` or `qemu` in their name: they boot real guests.
@@ -37,7 +43,9 @@ impl Kind {
     fn profile(self) -> &'static str {
         match self {
             Self::Guest => "guest",
-            Self::Conformance | Self::EndToEnd => "waiting",
+            Self::AdaptersSim | Self::PbsFakes | Self::Slurm | Self::Htcondor | Self::EndToEnd => {
+                "waiting"
+            }
             Self::Unit | Self::Api | Self::Simulation | Self::Docs => "default",
         }
     }
@@ -47,6 +55,12 @@ impl Kind {
         let name = program.binary_name.as_str();
         if program.kind != "test" {
             Self::Unit
+        } else if name.contains("_pbs") || name.contains("_played_") {
+            Self::PbsFakes
+        } else if name.contains("slurm") {
+            Self::Slurm
+        } else if name.contains("htcondor") {
+            Self::Htcondor
         } else if ["guest", "hypervisor", "qemu"]
             .iter()
             .any(|word| name.contains(word))
@@ -55,7 +69,7 @@ impl Kind {
         } else if name.starts_with("simulation") {
             Self::Simulation
         } else if name.starts_with("conformance") {
-            Self::Conformance
+            Self::AdaptersSim
         } else if name.starts_with("docs") {
             Self::Docs
         } else if name.starts_with("api") && program.is_of("broker") {
@@ -261,7 +275,21 @@ mod tests {
                 "lrm-adapters::conformance_sim",
                 "conformance_sim",
                 "test",
-                Kind::Conformance,
+                Kind::AdaptersSim,
+            ),
+            (
+                "lrm-adapters::conformance_played_slurm",
+                "conformance_played_slurm",
+                "test",
+                Kind::PbsFakes,
+            ),
+            ("e2e::e2e_pbs", "e2e_pbs", "test", Kind::PbsFakes),
+            ("e2e::guest_slurm", "guest_slurm", "test", Kind::Slurm),
+            (
+                "lrm-adapters::conformance_htcondor",
+                "conformance_htcondor",
+                "test",
+                Kind::Htcondor,
             ),
             ("pilot-submit::docs", "docs", "test", Kind::Docs),
             ("xtask::bin/xtask", "xtask", "bin", Kind::Unit),

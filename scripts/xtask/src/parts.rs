@@ -88,9 +88,24 @@ pub const PARTS: &[Part] = &[
         run: |w, log| nextest::run(w, log, Kind::Api),
     },
     Part {
-        name: "conformance",
-        what: "the adapters' contract: simulated LRM, played commands, a real Slurm, a real HTCondor",
-        run: |w, log| nextest::run(w, log, Kind::Conformance),
+        name: "adapters-sim",
+        what: "the adapters' contract on the simulated LRM, with every signal profile",
+        run: |w, log| nextest::run(w, log, Kind::AdaptersSim),
+    },
+    Part {
+        name: "pbs-fakes",
+        what: "the contract and a scenario on played PBS; the other adapters on played commands",
+        run: |w, log| nextest::run(w, log, Kind::PbsFakes),
+    },
+    Part {
+        name: "slurm",
+        what: "the contract and scenarios, with and without guests, on a real Slurm",
+        run: |w, log| nextest::run(w, log, Kind::Slurm),
+    },
+    Part {
+        name: "htcondor",
+        what: "the contract and scenarios, with and without guests, on a real HTCondor",
+        run: |w, log| nextest::run(w, log, Kind::Htcondor),
     },
     Part {
         name: "simulation",
