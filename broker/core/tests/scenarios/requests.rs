@@ -59,6 +59,24 @@ fn a_cancelled_workspace_of_a_lost_pilot_ends_with_its_lease() {
 }
 
 #[test]
+fn what_was_paused_and_killed_runs_again_when_its_owner_says_so_while_it_waits() {
+    let mut w = one_site();
+    let (id, p) = running(&mut w, hour());
+    let (i, by) = (id.clone(), admin());
+    w.step(Event::Pause { id: i, by });
+    w.evict(p, ReasonCode::SlotEnding);
+    let reason = because(ReasonCode::SuspendTooSlow);
+    end_guest(&mut w, p, &id, EndOutcome::Killed { reason });
+    assert_eq!(w.state(&id), WorkspaceState::Queued);
+    let (i, by) = (id.clone(), admin());
+    w.step(Event::Resume { id: i, by });
+    w.pass_ticking(Span::from_secs(5));
+    let next = w.pilot_up();
+    let reply = sync_now(&mut w, next);
+    assert_eq!(reply.leases[0].goal, Goal::Run);
+}
+
+#[test]
 fn policies_bound_restarts_suspends_and_evictions() {
     let killed = || EndOutcome::Killed {
         reason: because(ReasonCode::Preempted),
