@@ -38,6 +38,8 @@ pub enum Act {
     Die(Index),
     Restart,
     Drain(bool, bool),
+    /// Whatever is over for so many milliseconds is forgotten, a few records at a time.
+    Forget(u64, usize),
 }
 
 pub fn act() -> impl Strategy<Value = Act> {
@@ -70,5 +72,6 @@ pub fn act() -> impl Strategy<Value = Act> {
         1 => i().prop_map(Act::Die),
         1 => Just(Act::Restart),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(site, on)| Act::Drain(site, on)),
+        2 => (0u64..600_000, 0usize..4).prop_map(|(after, limit)| Act::Forget(after, limit)),
     ]
 }

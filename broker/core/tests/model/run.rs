@@ -240,6 +240,13 @@ impl Run {
                 }
             }
             Act::Restart => self.world.restart_broker(),
+            Act::Forget(after, limit) => {
+                let ended_before = self.world.now.before(Span::from_millis(after));
+                self.world.step(Event::Forget {
+                    ended_before,
+                    limit,
+                });
+            }
             Act::Drain(first, on) => {
                 let (site, by) = (site(site_name(first)), admin());
                 self.world.step(if on {

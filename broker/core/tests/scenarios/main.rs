@@ -3,6 +3,7 @@
 mod batch_system;
 mod exchange;
 mod fencing;
+mod forgetting;
 mod requests;
 mod states;
 #[path = "../world/mod.rs"]

@@ -155,8 +155,8 @@ impl World {
             }
             Reply::Sync(SyncDecision::Hold { .. }) => None,
             Reply::Refused(e) => {
-                let fenced = e.code == ErrorCode::Fenced;
-                assert!(fenced, "sync was refused: {e:?}");
+                let over = matches!(e.code, ErrorCode::Fenced | ErrorCode::NotFound);
+                assert!(over, "sync was refused: {e:?}");
                 self.quit(pilot);
                 None
             }

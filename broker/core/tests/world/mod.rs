@@ -122,6 +122,10 @@ impl World {
             }
             self.events.push(e);
         }
+        for id in changes.forgotten.workspaces {
+            assert!(self.finals.contains_key(&id), "{id} is forgotten and open");
+            self.accepted.remove(&id);
+        }
         for effect in effects {
             match effect {
                 Effect::SubmitPilot(order) => {
