@@ -1,26 +1,26 @@
 //! What a step changed, as plain data, and all of it, as it is loaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::ids::{IdempotencyKey, SiteName, StateId, SubmitKey, UserName, WorkspaceId};
 
 use crate::records::{
-    DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Meta, PilotRecord, SiteRecord,
+    DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log, Meta, PilotRecord, SiteRecord,
     WorkspaceRecord,
 };
 
 /// What a step changed. `Some` is an insert or update of the whole record, `None` a delete.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Changes {
-    /// Workspaces; never deleted by a step.
+    /// Workspaces.
     pub workspaces: BTreeMap<WorkspaceId, WorkspaceRecord>,
     /// Live leases: one per workspace at most.
     pub leases: BTreeMap<WorkspaceId, Option<LeaseRecord>>,
-    /// Pilot jobs; never deleted by a step.
+    /// Pilot jobs.
     pub pilots: BTreeMap<SubmitKey, PilotRecord>,
     /// Sites.
     pub sites: BTreeMap<SiteName, SiteRecord>,
-    /// Idempotency keys; only inserts.
+    /// Idempotency keys.
     pub idempotency: BTreeMap<(UserName, IdempotencyKey), IdempotencyRecord>,
     /// States that nobody needs any more.
     pub discards: BTreeMap<StateId, Option<DiscardRecord>>,
@@ -28,6 +28,34 @@ pub struct Changes {
     pub events: Vec<EventRecord>,
     /// The counters.
     pub meta: Option<Meta>,
+    /// What was over for long enough and is deleted, with the logs. Nothing of it is above.
+    pub forgotten: Forgotten,
+}
+
+/// Records to delete; the logs of the workspaces and pilot jobs go with them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Forgotten {
+    /// Workspaces.
+    pub workspaces: BTreeSet<WorkspaceId>,
+    /// Pilot jobs.
+    pub pilots: BTreeSet<SubmitKey>,
+    /// Idempotency keys of those workspaces.
+    pub idempotency: BTreeSet<(UserName, IdempotencyKey)>,
+}
+
+impl Forgotten {
+    /// The logs that go.
+    pub fn logs(&self) -> impl Iterator<Item = Log> {
+        let workspaces = self.workspaces.iter().cloned().map(Log::Workspace);
+        workspaces.chain(self.pilots.iter().cloned().map(Log::Pilot))
+    }
+
+    fn has(&self, log: &Log) -> bool {
+        match log {
+            Log::Workspace(id) => self.workspaces.contains(id),
+            Log::Pilot(key) => self.pilots.contains(key),
+        }
+    }
 }
 
 impl Changes {
@@ -38,6 +66,19 @@ impl Changes {
 
     /// Adds the changes of a later step, so that both are written in one transaction.
     pub fn merge(&mut self, later: Self) {
+        let gone = &later.forgotten;
+        self.workspaces
+            .retain(|id, _| !gone.workspaces.contains(id));
+        self.pilots.retain(|key, _| !gone.pilots.contains(key));
+        self.idempotency
+            .retain(|key, _| !gone.idempotency.contains(key));
+        self.events.retain(|e| !gone.has(&e.log));
+        // A key that was forgotten may be used for a new workspace.
+        let used = &later.idempotency;
+        (self.forgotten.idempotency).retain(|key| !used.contains_key(key));
+        self.forgotten.workspaces.extend(later.forgotten.workspaces);
+        self.forgotten.pilots.extend(later.forgotten.pilots);
+        (self.forgotten.idempotency).extend(later.forgotten.idempotency);
         self.workspaces.extend(later.workspaces);
         self.leases.extend(later.leases);
         self.pilots.extend(later.pilots);
@@ -122,5 +163,12 @@ impl Records {
         if let Some(meta) = &changes.meta {
             self.meta = meta.clone();
         }
+        let gone = &changes.forgotten;
+        self.workspaces.retain(|w| !gone.workspaces.contains(&w.id));
+        self.pilots.retain(|p| !gone.pilots.contains(&p.key));
+        self.idempotency.retain(|i| {
+            let key = (i.owner.clone(), i.key.clone());
+            !gone.idempotency.contains(&key)
+        });
     }
 }

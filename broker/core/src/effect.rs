@@ -39,6 +39,11 @@ pub enum Reply {
     Registered(Box<RegisterReply>),
     /// A sync is decided.
     Sync(SyncDecision),
+    /// Old records were forgotten: so many. There may be more when it is as many as were allowed.
+    Forgotten {
+        /// How many.
+        records: usize,
+    },
     /// No, and why. Nothing was changed.
     Refused(ErrorBody),
 }

@@ -159,6 +159,13 @@ pub enum Event {
         /// Who asks.
         by: Caller,
     },
+    /// The shell's housekeeping: forget what is over for long. Reply: [`crate::Reply::Forgotten`].
+    Forget {
+        /// What ended later is kept.
+        ended_before: Timestamp,
+        /// At most so many records in this step.
+        limit: usize,
+    },
     /// Time has passed: due at [`crate::Broker::next_wakeup`], harmless at any other time.
     Tick,
 }

@@ -332,6 +332,12 @@ impl Broker {
             return;
         };
         let Some(w) = self.tables.workspaces.get(id) else {
+            // It was over for so long that it is forgotten.
+            if let EndOutcome::Suspended { state, .. } = outcome
+                && is_own_state(&state, id, generation, &site)
+            {
+                self.discard(state.id, site);
+            }
             return;
         };
         let fresh = matches!(w.state, WorkspaceState::Queued | WorkspaceState::Suspended)

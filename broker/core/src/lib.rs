@@ -27,6 +27,7 @@ pub mod effect;
 pub mod event;
 mod explain;
 mod fit;
+mod forget;
 mod held_back;
 mod lease;
 mod matchmaker;
@@ -45,7 +46,7 @@ mod tables;
 mod views;
 mod words;
 
-pub use changes::{Changes, Records};
+pub use changes::{Changes, Forgotten, Records};
 pub use config::{BrokerConfig, ProvisionPolicy, SiteConfig};
 pub use effect::{Effect, PilotOrder, Reply, Step, SyncDecision};
 pub use event::{Caller, Event};

@@ -196,7 +196,9 @@ impl Broker {
             (Place::Leased, Wish::Cancel { .. }) => {
                 return wrong_state(w, "resumed", "it is being cancelled");
             }
-            (Place::Queued, _) | (Place::Leased, Wish::Run) => {}
+            (Place::Queued | Place::Leased, Wish::Run) => {}
+            // It was paused and lost its slot without a state.
+            (Place::Queued, _) => self.tables.edit_workspace(id, |w| w.wish = Wish::Run),
             (Place::Leased, Wish::Pause | Wish::Suspend { .. }) => {
                 self.set_wish(now, id, Wish::Run, "resume_asked");
             }

@@ -63,6 +63,10 @@ impl Broker {
             Event::HandPilot { site, by } => self.hand_pilot(now, &site, &by),
             Event::Drain { site, by } => self.drain(now, &site, &by),
             Event::Undrain { site, by } => self.undrain(now, &site, &by),
+            Event::Forget {
+                ended_before,
+                limit,
+            } => self.forget(ended_before, limit),
             Event::Tick => self.tick(now),
         };
         if self.tables.moved_workspaces() {

@@ -11,7 +11,7 @@ use protocol::lrm::JobState;
 use protocol::time::Timestamp;
 use protocol::workspace::WorkspaceState;
 
-use crate::changes::{Changes, Records};
+use crate::changes::{Changes, Forgotten, Records};
 use crate::queue::Queue;
 use crate::records::{
     DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log, Meta, PilotRecord, SiteRecord,
@@ -42,6 +42,7 @@ struct Touched {
     discards: BTreeSet<StateId>,
     events: Vec<EventRecord>,
     meta: bool,
+    forgotten: Forgotten,
 }
 
 /// All records, all indexes.
@@ -155,6 +156,7 @@ impl Tables {
                 .collect(),
             events: touched.events,
             meta: touched.meta.then(|| self.meta.clone()),
+            forgotten: touched.forgotten,
         }
     }
 
@@ -200,6 +202,25 @@ impl Tables {
         }
         self.queue.add(w);
         self.touched.workspaces.insert(id.clone());
+    }
+
+    /// Forgets a workspace that has ended, with its key and its log.
+    pub(crate) fn forget_workspace(&mut self, id: &WorkspaceId) {
+        let Some(w) = self.workspaces.remove(id) else {
+            return;
+        };
+        self.numbers.remove(&w.number);
+        if let Some(owned) = self.owners.get_mut(&w.owner) {
+            owned.numbers.remove(&w.number);
+            if owned.numbers.is_empty() {
+                self.owners.remove(&w.owner);
+            }
+        }
+        if let Some(key) = w.key.map(|key| (w.owner, key)) {
+            self.idempotency.remove(&key);
+            self.touched.forgotten.idempotency.insert(key);
+        }
+        self.touched.forgotten.workspaces.insert(w.id);
     }
 
     // Leases.
@@ -306,6 +327,13 @@ impl Tables {
             }
         }
         self.touched.pilots.insert(key.clone());
+    }
+
+    /// Forgets a pilot job that has ended and counts nowhere any more, with its log.
+    pub(crate) fn forget_pilot(&mut self, key: &SubmitKey) {
+        if self.pilots.remove(key).is_some() {
+            self.touched.forgotten.pilots.insert(key.clone());
+        }
     }
 
     /// The pilot jobs of a site that count against its limits, oldest first.

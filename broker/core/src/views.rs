@@ -90,6 +90,11 @@ impl Broker {
             .map(|w| self.view_of(w))
     }
 
+    /// True when there is a record of this workspace, whoever owns it.
+    pub fn knows(&self, id: &WorkspaceId) -> bool {
+        self.tables.workspaces.contains_key(id)
+    }
+
     /// The workspaces that the caller may see, in order of acceptance.
     pub fn workspaces(&self, by: &Caller, filter: &WorkspaceFilter) -> Page<WorkspaceView> {
         let after = (filter.after.as_deref())

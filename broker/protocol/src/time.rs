@@ -5,7 +5,8 @@ use std::ops::{Add, AddAssign};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A wall-clock instant: milliseconds since 1970-01-01T00:00:00Z. RFC 3339 text on the wire.
+/// A wall-clock instant: milliseconds since 1970-01-01T00:00:00Z. RFC 3339 text on the wire; one
+/// that RFC 3339 cannot write, as the end of a slot without an end, is `@<milliseconds>ms`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
@@ -43,7 +44,8 @@ impl Timestamp {
         Some(Self(read.timestamp().as_millisecond()))
     }
 
-    /// Reads RFC 3339 text, or a number of seconds since the epoch (`1763712000`, `1763712000.5`).
+    /// Reads RFC 3339 text, a number of seconds since the epoch (`1763712000`, `1763712000.5`), or
+    /// what is written of an instant beyond RFC 3339.
     ///
     /// # Errors
     /// A sentence that says what was expected.
@@ -61,6 +63,11 @@ impl Timestamp {
                 reason = "bounded by the check above"
             )]
             return Ok(Self((secs * 1000.0).round() as i64));
+        }
+        if let Some(millis) = text.strip_prefix('@').and_then(|t| t.strip_suffix("ms"))
+            && let Ok(millis) = millis.parse::<i64>()
+        {
+            return Ok(Self(millis));
         }
         text.parse::<jiff::Timestamp>()
             .map(|t| Self(t.as_millisecond()))
@@ -287,7 +294,15 @@ mod tests {
     #[test]
     fn an_instant_reads_back_what_it_writes() {
         let t = Timestamp::from_millis(1_763_712_000_250);
-        assert_eq!(Timestamp::parse(&t.to_string()), Ok(t));
+        for t in [
+            t,
+            Timestamp::default() + Span::MAX,
+            Timestamp::from_millis(i64::MIN),
+        ] {
+            assert_eq!(Timestamp::parse(&t.to_string()), Ok(t));
+            let json = serde_json::to_string(&t).unwrap();
+            assert_eq!(serde_json::from_str::<Timestamp>(&json).unwrap(), t);
+        }
         assert_eq!(
             Timestamp::parse("1763712000"),
             Ok(Timestamp::from_secs(1_763_712_000))

@@ -290,6 +290,21 @@ fn an_idle_pilot_is_quiet() {
 }
 
 #[test]
+fn a_pilot_that_takes_nothing_is_idle_however_often_it_is_asked() {
+    let mut w = World::new(Rules {
+        end: 7200,
+        idle_limit: Some(300),
+        ..Rules::default()
+    });
+    for n in 0..4 {
+        w.grant(&format!("ws-{n}"), spec(1 << 20, 3600));
+        w.run(100);
+    }
+    let (code, reason) = w.exit.as_ref().unwrap_or_else(|| panic!("it stays\n{w}"));
+    assert_eq!((*code, reason.code), (exit::OK, ReasonCode::Idle), "{w}");
+}
+
+#[test]
 fn the_slots_end_moves_both_ways_while_it_runs() {
     let mut w = World::new(Rules::default());
     let key = w.grant("ws", spec(256, 36_000));

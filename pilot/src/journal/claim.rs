@@ -62,15 +62,26 @@ pub(super) fn take(claim: &Claim) -> Result<Claimed, JournalError> {
             journal,
         }),
         Err(e) => {
-            // Only what was made here; the scratch directory only if it is still empty.
-            let _ = fs::remove_dir(&holder.scratch);
-            let _ = fs::remove_file(&holder.node_entry);
-            if let Some(entries) = holder.node_entry.parent() {
-                let _ = fs::remove_dir(entries);
-            }
+            give_back(&holder);
             Err(e)
         }
     }
+}
+
+/// Removes what a claim that did not succeed has made beside the journal: the scratch directory
+/// only if it is empty, because it may have been there before.
+fn give_back(holder: &Holder) {
+    let _ = fs::remove_dir(&holder.scratch);
+    let _ = fs::remove_file(&holder.node_entry);
+    if let Some(entries) = holder.node_entry.parent() {
+        let _ = fs::remove_dir(entries);
+    }
+}
+
+/// The same with the journal, whose first line could not be written: nothing else was created.
+pub(super) fn give_up(holder: &Holder) {
+    let _ = fs::remove_file(holder.scratch.join(JOURNAL_FILE));
+    give_back(holder);
 }
 
 fn holder(claim: &Claim) -> Result<Holder, JournalError> {

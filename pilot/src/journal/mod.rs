@@ -145,9 +145,13 @@ impl Journal {
                 }),
             }),
         };
-        journal.append(&Line::Open(claimed.holder))?;
-        claim::sync_directory(&journal.shared.holder.scratch)?;
-        Ok(journal)
+        let begun = journal
+            .append(&Line::Open(claimed.holder))
+            .and_then(|()| claim::sync_directory(&journal.shared.holder.scratch));
+        if begun.is_err() {
+            claim::give_up(&journal.shared.holder);
+        }
+        begun.map(|()| journal)
     }
 
     /// Who holds the slot, and where.

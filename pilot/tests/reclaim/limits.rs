@@ -308,6 +308,15 @@ fn without_anything_to_do_the_command_says_so() {
     assert_eq!(node.snapshot(), before);
 }
 
+#[test]
+fn a_claim_that_fails_half_way_leaves_the_node_as_it_was() {
+    let node = Node::new();
+    let before = node.snapshot();
+    let said = Actor::start(node.root(), Part::FullDisk).wait_ended();
+    assert!(said.contains("not claimed"), "{said}");
+    assert_eq!(node.snapshot(), before, "{said}");
+}
+
 /// Epilogues run as root, and a journal is its user's to forge.
 #[test]
 fn run_by_root_a_users_journal_reaches_no_further_than_the_user() {

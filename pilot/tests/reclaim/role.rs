@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, raise};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal, raise};
 
 use pilot::exec_guest::Trampoline;
 use pilot::host::processes::{ProcessId, marked};
-use pilot::journal::{Entry, Journal, Marker, What};
+use pilot::journal::{Entry, JOURNAL_FILE, Journal, JournalError, Marker, What};
 use pilot::warden::Warden;
 
 use crate::node::{claim, eventually, pilot_program};
@@ -34,6 +35,8 @@ pub enum Part {
     Fenced,
     /// The whole script with a warden, then the clean end.
     CleanEnd,
+    /// A claim on a disk that is full when the node entry is written and the journal is not.
+    FullDisk,
 }
 
 impl Part {
@@ -43,6 +46,7 @@ impl Part {
             Self::WithWarden { deadline } => format!("warden {}", deadline.as_millis()),
             Self::Fenced => "fenced 0".to_owned(),
             Self::CleanEnd => "clean 0".to_owned(),
+            Self::FullDisk => "full 0".to_owned(),
         }
     }
 
@@ -57,6 +61,7 @@ impl Part {
             },
             "fenced" => Self::Fenced,
             "clean" => Self::CleanEnd,
+            "full" => Self::FullDisk,
             other => panic!("no part {other}"),
         }
     }
@@ -155,6 +160,28 @@ fn pilot_process() {
             let warden = script.play_with_warden(Duration::from_secs(3600));
             end(script, warden);
         }
+        Part::FullDisk => claim_on_a_full_disk(&root),
+    }
+}
+
+fn claim_on_a_full_disk(root: &Path) {
+    let first = claim(root).unwrap();
+    let entry = fs::metadata(&first.holder().node_entry).unwrap().len();
+    let report = pilot::reclaim::finish(&first, Duration::from_secs(30));
+    assert!(report.is_clean(), "{report}");
+    drop(first);
+    // A write beyond the limit then fails instead of killing the process.
+    let mut too_large = SigSet::empty();
+    too_large.add(Signal::SIGXFSZ);
+    too_large.thread_block().unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    // The journal's first line is the node entry and a word.
+    setrlimit(Resource::RLIMIT_FSIZE, entry, hard).unwrap();
+    match claim(root) {
+        Err(JournalError::Write { path, .. }) if path.ends_with(JOURNAL_FILE) => {
+            println!("not claimed");
+        }
+        other => panic!("{other:?}"),
     }
 }
 

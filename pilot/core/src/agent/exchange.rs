@@ -181,7 +181,12 @@ impl Agent {
         }
         let mut lease = Lease::new(key.clone(), (*order).clone(), desired.goal.clone(), expiry);
         match self.refusal_of(desired, &order) {
-            Some(outcome) => self.end(&mut lease, outcome),
+            Some(outcome) => {
+                // Nothing came of it: the pilot has been idle all the while.
+                let idle_since = self.idle_since;
+                self.end(&mut lease, outcome);
+                self.idle_since = idle_since;
+            }
             None => {
                 let text = format!(
                     "lease taken: {}, {} of guest time wanted",

@@ -6,22 +6,27 @@
     reason = "shared by several test programs, none of which uses all of it"
 )]
 
+mod broker;
+mod effects;
+mod guests;
+mod promises;
+mod specs;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use pilot_core::agent::{Agent, Effect, Event, ExitHow, Signal};
-use pilot_core::guest::{LeaseKey, Stage};
+use pilot_core::agent::{Agent, Event, Signal};
+use pilot_core::guest::LeaseKey;
 use pilot_core::now::Now;
 use pilot_core::settings::Settings;
-use protocol::codes::{Reason, ReasonCode};
-use protocol::ids::{
-    EventSeq, Generation, Incarnation, NodeName, PilotBoot, SiteName, SubmitKey, WorkspaceId,
-};
-use protocol::lease::{DesiredLease, EndOutcome, Goal, LeasePhase, Order};
-use protocol::messages::{RegisterReply, SyncReply, SyncRequest};
+use protocol::codes::Reason;
+use protocol::ids::{Incarnation, NodeName, PilotBoot, SiteName, SubmitKey};
+use protocol::lease::{EndOutcome, Goal, LeasePhase, Order};
+use protocol::messages::SyncRequest;
 use protocol::resources::Resources;
-use protocol::slot::{HostFacts, PilotPhase, SlotFacts};
+use protocol::slot::{HostFacts, SlotFacts};
 use protocol::time::{Mono, Span, Timestamp};
-use protocol::workspace::{AdvanceTo, Artefact, Image, OnEviction, Policy, WorkspaceSpec};
+
+pub use specs::{spec, wall, with_policy};
 
 pub const EPOCH: i64 = 1_800_000_000;
 
@@ -81,6 +86,13 @@ struct Guest {
     /// Distinguishes a suspend from an earlier one of the same guest.
     attempt: u64,
     bytes: u64,
+}
+
+fn is_alive(guest: &Guest) -> bool {
+    matches!(
+        guest.vm,
+        Vm::Starting | Vm::Running | Vm::Paused | Vm::Suspending
+    )
 }
 
 /// A lease by the broker's book.
@@ -207,40 +219,6 @@ impl World {
         world
     }
 
-    /// The broker grants a lease.
-    pub fn grant(&mut self, name: &str, spec: WorkspaceSpec) -> LeaseKey {
-        let generations = self.book.keys().filter(|k| k.workspace.as_str() == name);
-        let generation = Generation(generations.count() as u64 + 1);
-        let key = LeaseKey {
-            workspace: WorkspaceId::new(name).unwrap(),
-            generation,
-        };
-        let order = Order {
-            spec,
-            state: None,
-            run: Span::ZERO,
-            suspends: 0,
-        };
-        self.book.insert(
-            key.clone(),
-            Granted {
-                goal: Goal::Run,
-                order,
-                expiry: None,
-                outcome: None,
-            },
-        );
-        self.nudge();
-        key
-    }
-
-    pub fn set_goal(&mut self, key: &LeaseKey, goal: Goal) {
-        if let Some(lease) = self.book.get_mut(key) {
-            lease.goal = goal;
-        }
-        self.nudge();
-    }
-
     pub fn signal(&mut self, which: Signal) {
         self.step(Event::Signal {
             which,
@@ -250,86 +228,6 @@ impl World {
 
     pub fn jump_wall(&mut self, by_ms: i64) {
         self.wall_shift += by_ms;
-    }
-
-    /// The guest switches itself off, if there is one.
-    pub fn power_off(&mut self, key: &LeaseKey) {
-        if self.guests.get(key).is_some_and(|g| g.vm == Vm::Running) {
-            self.vm_event(key, VmEvent::PoweredOff);
-        }
-    }
-
-    /// The hypervisor dies, if there is one.
-    pub fn crash(&mut self, key: &LeaseKey) {
-        let Some(guest) = self.guests.get_mut(key) else {
-            return;
-        };
-        let (lease, was) = (key.clone(), guest.vm.clone());
-        match was {
-            Vm::Running | Vm::Paused => {
-                guest.vm = Vm::Gone;
-                self.step(Event::GuestExited {
-                    lease,
-                    how: ExitHow::Crashed {
-                        text: "boom".into(),
-                    },
-                });
-            }
-            Vm::Suspending => {
-                guest.vm = Vm::Gone;
-                self.step(Event::SuspendFailed {
-                    lease,
-                    reason: Reason::new(ReasonCode::GuestCrashed, "boom"),
-                    guest_alive: false,
-                });
-            }
-            Vm::Staging | Vm::Staged | Vm::Starting | Vm::Gone => {}
-        }
-    }
-
-    /// The pilot is stopped for `secs` while its guests run on: nobody steps the agent, and its
-    /// warden ends the guests when the fence that it was told has passed. What happened meanwhile
-    /// is told after; news of the guests first, or after the rest.
-    pub fn stop(&mut self, secs: u64, guests_first: bool) {
-        let fence = self.agent.fence_at().map_or(u64::MAX, Mono::as_millis);
-        self.now += secs * 1000;
-        if self.now < fence {
-            return;
-        }
-        let alive = self.guests.iter().filter(|(_, g)| is_alive(g));
-        let keys: Vec<LeaseKey> = alive.map(|(k, _)| k.clone()).collect();
-        let mut news = Vec::new();
-        for lease in keys {
-            self.log.push(format!("{fence:>9} the warden ends {lease}"));
-            self.fenced.insert(lease.clone());
-            let guest = self.guests.get_mut(&lease).unwrap();
-            let was = std::mem::replace(&mut guest.vm, Vm::Gone);
-            let text = "killed by signal 9".to_owned();
-            let reason = Reason::new(ReasonCode::GuestCrashed, text.clone());
-            news.push(match was {
-                Vm::Starting => Event::StartFailed {
-                    lease,
-                    reason,
-                    permanent: false,
-                },
-                Vm::Suspending => Event::SuspendFailed {
-                    lease,
-                    reason,
-                    guest_alive: false,
-                },
-                Vm::Running | Vm::Paused | Vm::Staging | Vm::Staged | Vm::Gone => {
-                    let how = ExitHow::Crashed { text };
-                    Event::GuestExited { lease, how }
-                }
-            });
-        }
-        for event in news {
-            if guests_first {
-                self.step(event);
-            } else {
-                self.later(50, Due::Report(event));
-            }
-        }
     }
 
     /// Lets `secs` pass.
@@ -412,13 +310,6 @@ impl World {
         self.due.insert((self.now + ms, self.next), due);
     }
 
-    /// A held sync is answered when there is something to say.
-    fn nudge(&mut self) {
-        if let Some((request, sent)) = self.under_way.clone() {
-            self.later(5, Due::Answer(request, sent));
-        }
-    }
-
     pub fn step(&mut self, event: Event) {
         if self.exit.is_some() {
             return;
@@ -445,395 +336,6 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) {
-        if !matches!(effect, Effect::Sync { .. } | Effect::Probe) {
-            self.log.push(format!("{:>9} -> {effect:?}", self.now));
-        }
-        assert!(self.exit.is_none(), "an effect after the end\n{self}");
-        match effect {
-            Effect::Register => {
-                let event = if self.now < self.deaf_until {
-                    Event::RegisterFailed {
-                        text: "deaf".into(),
-                    }
-                } else {
-                    Event::Registered(RegisterReply {
-                        version: 1,
-                        lease_ttl: Span::from_secs(self.rules.ttl),
-                        hold: Span::from_secs(self.rules.hold),
-                        idle_limit: self.rules.idle_limit.map(Span::from_secs),
-                        now: self.clocks().wall,
-                    })
-                };
-                self.later(20, Due::Report(event));
-            }
-            Effect::Sync { request, timeout } => self.take_sync(request, timeout),
-            Effect::Probe => {
-                let end = self.end_told.map(wall);
-                self.later(15, Due::Report(Event::Probed(end)));
-            }
-            Effect::Stage { lease, order } => {
-                self.check_acceptance(&lease);
-                let bytes = order.spec.resources.memory_mib << 20;
-                let guest = Guest {
-                    vm: Vm::Staging,
-                    killed_at: None,
-                    attempt: 0,
-                    bytes,
-                };
-                assert!(
-                    self.guests.insert(lease.clone(), guest).is_none(),
-                    "{lease} is staged twice\n{self}"
-                );
-                let ms = self.any(10, 400);
-                self.later(ms, Due::Vm(lease, VmEvent::Staged));
-            }
-            Effect::Boot { lease } | Effect::Resume { lease } => {
-                self.expect(&lease, &[Vm::Staged], "started");
-                self.set(&lease, Vm::Starting);
-                let ms = self.any(50, 2000);
-                self.later(ms, Due::Vm(lease, VmEvent::Started));
-            }
-            Effect::Pause { lease } => self.later(5, Due::Vm(lease, VmEvent::Paused)),
-            Effect::Continue { lease } => self.later(5, Due::Vm(lease, VmEvent::Continued)),
-            Effect::Suspend { lease, state, .. } => {
-                self.expect(&lease, &[Vm::Running, Vm::Paused, Vm::Gone], "suspended");
-                assert_eq!(state.as_str(), lease.to_string());
-                let fails = self.one_in(self.rules.suspend_fails);
-                let guest = self.guests.get_mut(&lease).unwrap();
-                if guest.vm == Vm::Gone {
-                    return; // its exit is on the way
-                }
-                guest.vm = Vm::Suspending;
-                guest.attempt += 1;
-                let (attempt, bytes) = (guest.attempt, guest.bytes);
-                let took = 30 + bytes * 1000 / self.rules.rate;
-                if fails {
-                    guest.vm = Vm::Running;
-                    let event = Event::SuspendFailed {
-                        lease,
-                        reason: Reason::new(ReasonCode::DiskFull, "no space"),
-                        guest_alive: true,
-                    };
-                    self.later(20, Due::Report(event));
-                } else {
-                    self.later(took, Due::Vm(lease, VmEvent::Suspended(attempt, took)));
-                }
-            }
-            Effect::AbortSuspend { .. } => {}
-            Effect::Shutdown { lease } => {
-                if self.rules.obedient {
-                    let ms = self.any(60, 900);
-                    self.later(ms, Due::Vm(lease, VmEvent::PoweredOff));
-                }
-            }
-            Effect::Kill { lease } => {
-                let now = self.now;
-                if let Some(guest) = self.guests.get_mut(&lease) {
-                    guest.killed_at.get_or_insert(now);
-                    guest.attempt += 1;
-                }
-                self.later(50, Due::Vm(lease, VmEvent::Dead));
-            }
-            Effect::ReleaseGuest { lease } => {
-                if let Some(guest) = self.guests.get(&lease) {
-                    assert!(
-                        matches!(guest.vm, Vm::Gone | Vm::Staging | Vm::Staged),
-                        "{lease} is released while it is {:?}\n{self}",
-                        guest.vm
-                    );
-                }
-                self.set(&lease, Vm::Gone);
-            }
-            Effect::Discard { state } => {
-                self.later(10, Due::Report(Event::Discarded { state }));
-            }
-            Effect::Record(_) => {}
-            Effect::CleanUp => {
-                assert!(self.clean_up_at.is_none(), "cleaned up twice\n{self}");
-                self.clean_up_at = Some(self.now);
-                for (key, guest) in &self.guests {
-                    assert!(
-                        !is_alive(guest) || guest.killed_at.is_some(),
-                        "{key} runs when the clean-up begins\n{self}"
-                    );
-                }
-                for guest in self.guests.values_mut() {
-                    guest.vm = Vm::Gone;
-                }
-                self.cleaned = true;
-                self.later(300, Due::Report(Event::CleanedUp { leftovers: vec![] }));
-            }
-            Effect::Exit { code, reason } => {
-                assert!(self.cleaned, "it leaves without cleaning up\n{self}");
-                self.exit = Some((code, reason));
-            }
-        }
-    }
-
-    fn vm_event(&mut self, key: &LeaseKey, event: VmEvent) {
-        let Some(guest) = self.guests.get_mut(key) else {
-            return;
-        };
-        let lease = key.clone();
-        let report = match (event, guest.vm.clone()) {
-            (VmEvent::Staged, Vm::Staging) => {
-                guest.vm = Vm::Staged;
-                Event::Staged { lease }
-            }
-            (VmEvent::Started, Vm::Starting) => {
-                guest.vm = Vm::Running;
-                Event::Running { lease }
-            }
-            (VmEvent::Paused, Vm::Running) => {
-                guest.vm = Vm::Paused;
-                Event::Paused { lease }
-            }
-            (VmEvent::Continued, Vm::Paused) => {
-                guest.vm = Vm::Running;
-                Event::Continued { lease }
-            }
-            (VmEvent::Suspended(attempt, took), Vm::Suspending) if attempt == guest.attempt => {
-                guest.vm = Vm::Gone;
-                let bytes = guest.bytes;
-                self.states.insert(lease.clone());
-                Event::Suspended {
-                    lease,
-                    manifest: "m".into(),
-                    bytes,
-                    written: bytes,
-                    took: Span::from_millis(took),
-                }
-            }
-            (VmEvent::PoweredOff, Vm::Running) => {
-                guest.vm = Vm::Gone;
-                Event::GuestExited {
-                    lease,
-                    how: ExitHow::PoweredOff,
-                }
-            }
-            (VmEvent::Dead, _) => {
-                guest.vm = Vm::Gone;
-                Event::GuestExited {
-                    lease,
-                    how: ExitHow::Killed,
-                }
-            }
-            _ => return,
-        };
-        self.step(report);
-    }
-
-    fn take_sync(&mut self, request: Box<SyncRequest>, timeout: Span) {
-        self.syncs += 1;
-        assert!(
-            request.number > self.last_sync,
-            "sync numbers go back\n{self}"
-        );
-        self.last_sync = request.number;
-        self.due.retain(|_, d| !matches!(d, Due::Answer(..)));
-        for report in &request.leases {
-            let key = LeaseKey {
-                workspace: report.workspace.clone(),
-                generation: report.generation,
-            };
-            if let LeasePhase::Ended { outcome } = &report.phase {
-                let entry = self.reported.entry(key.clone());
-                let first = entry.or_insert(outcome.clone()).clone();
-                assert_eq!(first, *outcome, "{key} ended in two ways\n{self}");
-                assert!(
-                    !self.fenced.contains(&key) || !matches!(outcome, EndOutcome::Failed { .. }),
-                    "{key} is said to have crashed, and was ended by the warden\n{self}"
-                );
-                if matches!(outcome, EndOutcome::Suspended { .. }) {
-                    assert!(
-                        self.states.contains(&key),
-                        "{key}: no such state was made\n{self}"
-                    );
-                }
-            }
-        }
-        let sent = Mono::from_millis(self.now);
-        let lost = self.now < self.deaf_until || self.one_in(self.rules.answers_lost);
-        if lost {
-            self.under_way = None;
-            let event = Event::SyncFailed {
-                number: request.number,
-                text: "lost".into(),
-            };
-            self.later(timeout.as_millis(), Due::Report(event));
-            return;
-        }
-        self.under_way = Some((request.clone(), sent));
-        let news = request.no_hold || !self.agrees(&request);
-        let after = if news {
-            self.any(2, 30)
-        } else {
-            self.rules.hold * 1000
-        };
-        self.later(after, Due::Answer(request, sent));
-    }
-
-    /// True when the broker has nothing to say to this.
-    fn agrees(&self, request: &SyncRequest) -> bool {
-        let live = self.book.values().filter(|g| g.outcome.is_none()).count();
-        self.leave.is_none()
-            && live == request.leases.len()
-            && request
-                .leases
-                .iter()
-                .all(|l| !matches!(l.phase, LeasePhase::Ended { .. }))
-    }
-
-    fn answer(&mut self, request: &SyncRequest, sent: Mono) {
-        self.under_way = None;
-        let known: BTreeMap<_, _> = request
-            .leases
-            .iter()
-            .map(|l| ((l.workspace.clone(), l.generation), &l.phase))
-            .collect();
-        let mut leases = Vec::new();
-        for (key, lease) in &mut self.book {
-            let phase = known.get(&(key.workspace.clone(), key.generation));
-            if let Some(LeasePhase::Ended { outcome }) = phase {
-                lease.outcome.get_or_insert((*outcome).clone());
-            }
-            if lease.outcome.is_some() {
-                continue;
-            }
-            let expiry = self.now + self.rules.ttl * 1000;
-            lease.expiry = Some(lease.expiry.unwrap_or(0).max(expiry));
-            leases.push(DesiredLease {
-                workspace: key.workspace.clone(),
-                generation: key.generation,
-                goal: lease.goal.clone(),
-                order: phase.is_none().then(|| Box::new(lease.order.clone())),
-            });
-        }
-        let reply = SyncReply {
-            version: 1,
-            number: request.number,
-            held: Span::from_millis(self.now.saturating_sub(sent.as_millis() + 30)),
-            lease_ttl: Span::from_secs(self.rules.ttl),
-            leases,
-            slot_end: None,
-            leave: self.leave.clone(),
-            acknowledged: request.events.last().map_or(EventSeq(0), |e| e.seq),
-            discard: vec![],
-        };
-        if request.slot.phase == PilotPhase::Leaving {
-            assert!(
-                request
-                    .leases
-                    .iter()
-                    .all(|l| matches!(l.phase, LeasePhase::Ended { .. })),
-                "it says goodbye with guests\n{self}"
-            );
-        }
-        self.step(Event::SyncAnswered {
-            sent,
-            reply: Box::new(reply),
-        });
-    }
-
-    fn check_acceptance(&self, lease: &LeaseKey) {
-        assert!(
-            !self.agent.clock().is_signalled(),
-            "{lease} was taken after a signal\n{self}"
-        );
-        let plan = self.agent.plan();
-        if self.book[lease].order.spec.advance_to == AdvanceTo::Finished {
-            assert!(
-                plan.begin.values().all(|b| b.as_millis() > self.now),
-                "{lease} was taken when the eviction had begun\n{self}"
-            );
-        }
-    }
-
-    /// What the warden was told is after the pilot's own last moment and before the broker's.
-    fn check_fence(&self) {
-        let fence = self.agent.fence_at().map(Mono::as_millis);
-        for lease in self.agent.leases() {
-            let key = &lease.key;
-            let alive = self.guests.get(key).is_some_and(is_alive);
-            if alive && !lease.lost {
-                let expiry = self.book[key].expiry.unwrap_or(0);
-                assert!(
-                    fence.is_some_and(|f| f <= expiry),
-                    "{key} is not fenced at {expiry} but at {fence:?}\n{self}"
-                );
-            }
-            if let Some(fence) = fence
-                && lease.has_guest()
-                && !lease.lost
-            {
-                let dying = matches!(lease.stage, Stage::Killing { .. });
-                assert!(
-                    dying || self.now < fence,
-                    "{key} was to be given up before {fence}\n{self}"
-                );
-            }
-        }
-    }
-
-    /// The promises.
-    fn check(&mut self) {
-        let kill_at = self.agent.clock().kill_at();
-        if self.agent.clock().is_signalled() {
-            let least = self.least_kill_at.get_or_insert(kill_at);
-            assert!(kill_at <= *least, "a signal was forgotten\n{self}");
-            *least = kill_at;
-        }
-        let writing = self
-            .guests
-            .values()
-            .filter(|g| g.vm == Vm::Suspending && g.killed_at.is_none());
-        assert!(writing.count() <= 1, "two suspends at once\n{self}");
-        for (key, guest) in self.guests.iter().filter(|(_, g)| is_alive(g)) {
-            let dying = guest.killed_at.is_some_and(|k| self.now <= k + 50);
-            assert!(
-                self.now < kill_at.as_millis() || dying,
-                "{key} lives after the kill time {}\n{self}",
-                kill_at.as_millis()
-            );
-            let expiry = self.book[key].expiry.unwrap_or(0);
-            assert!(
-                self.now <= expiry,
-                "{key} lives after its lease ended at {expiry}\n{self}"
-            );
-        }
-        let rivals = self.guests.iter().filter(|(_, g)| is_alive(g));
-        let names: BTreeSet<_> = rivals.clone().map(|(k, _)| &k.workspace).collect();
-        assert_eq!(
-            names.len(),
-            rivals.count(),
-            "a workspace runs twice\n{self}"
-        );
-        self.check_fence();
-        if self.exit.is_some() {
-            assert!(
-                self.agent.leases().all(|l| !l.is_alive()),
-                "a lease has no end\n{self}"
-            );
-        } else if self.now > kill_at.as_millis() + 1000 {
-            assert!(self.cleaned, "still here after the kill time\n{self}");
-        }
-    }
-
-    fn expect(&self, key: &LeaseKey, wanted: &[Vm], what: &str) {
-        let vm = self.guests.get(key).map(|g| &g.vm);
-        assert!(
-            vm.is_some_and(|vm| wanted.contains(vm)),
-            "{key} is {what} while it is {vm:?}\n{self}"
-        );
-    }
-
-    fn set(&mut self, key: &LeaseKey, vm: Vm) {
-        if let Some(guest) = self.guests.get_mut(key) {
-            guest.vm = vm;
-        }
-    }
-
     fn any(&mut self, least: u64, most: u64) -> u64 {
         self.random = self
             .random
@@ -856,49 +358,4 @@ impl std::fmt::Display for World {
             .skip(skip)
             .try_for_each(|line| writeln!(f, "{line}"))
     }
-}
-
-fn is_alive(guest: &Guest) -> bool {
-    matches!(
-        guest.vm,
-        Vm::Starting | Vm::Running | Vm::Paused | Vm::Suspending
-    )
-}
-
-pub fn wall(secs: u64) -> Timestamp {
-    Timestamp::from_secs(EPOCH + i64::try_from(secs).unwrap())
-}
-
-/// A request for a guest of `memory_mib` that wants to run for `run_secs`.
-pub fn spec(memory_mib: u64, run_secs: u64) -> WorkspaceSpec {
-    WorkspaceSpec {
-        name: "test".into(),
-        image: Image {
-            kernel: Some(Artefact {
-                url: "/kernel".into(),
-                digest: None,
-            }),
-            ..Image::default()
-        },
-        resources: Resources {
-            cores: 1,
-            memory_mib,
-            disk_mib: 0,
-        },
-        run_time: Span::from_secs(run_secs),
-        policy: Policy::default(),
-        advance_to: AdvanceTo::Finished,
-        network: protocol::workspace::Network::None,
-        context: protocol::workspace::Context::default(),
-    }
-}
-
-pub fn with_policy(
-    mut spec: WorkspaceSpec,
-    on_eviction: OnEviction,
-    may_be_killed: bool,
-) -> WorkspaceSpec {
-    spec.policy.on_eviction = on_eviction;
-    spec.policy.may_be_killed = may_be_killed;
-    spec
 }

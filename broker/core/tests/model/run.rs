@@ -1,145 +1,22 @@
-//! Random lives: users, pilots, LRMs and the network do anything they can; whatever they do,
-//! nothing runs twice, nothing is lost, nothing leaves its final state, and a broker that is
-//! killed between any two steps goes on in the same way. Then all behave, and all work ends.
-
-#[expect(dead_code, reason = "this file uses a part of the world")]
-mod world;
-
-use std::collections::BTreeMap;
+//! Does what can happen to the world.
 
 use broker_core::{Effect, Event, Reply, SyncDecision};
-use proptest::prelude::*;
 use proptest::sample::Index;
 use protocol::codes::{Reason, ReasonCode};
-use protocol::ids::{PilotBoot, WorkspaceId};
+use protocol::ids::PilotBoot;
 use protocol::lease::{EndOutcome, LeasePhase};
 use protocol::lrm::{CancelAnswer, JobEnd, JobState, Observation, SubmitAnswer};
-use protocol::messages::{SyncReply, SyncRequest};
 use protocol::time::Span;
 use protocol::workspace::OnEviction;
-use world::{World, admin, config, room, site, site_config, spec};
 
-#[derive(Clone, Debug)]
-enum Act {
-    Pass(u64),
-    Tick,
-    Submit {
-        big: bool,
-        minutes: u64,
-        policy: u8,
-    },
-    Owner(u8, Index),
-    SubmitAnswer(u8),
-    OtherAnswer(u8),
-    Listing {
-        site: bool,
-        lie: u8,
-    },
-    StartJob(Index),
-    EndJob(Index, u8),
-    Requeue(Index),
-    Register(Index),
-    Send(Index),
-    Deliver(Index),
-    Repeat(Index),
-    Poll(Index),
-    GetAnswer(Index),
-    LoseAnswer(Index),
-    TimeOut(Index),
-    Progress(Index),
-    /// Nothing goes wrong for once: submits, starts, a whole sync and a step on.
-    Work(Index),
-    Outcome(Index, u8),
-    Evict(Index),
-    Die(Index),
-    Restart,
-    Drain(bool, bool),
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    let i = any::<Index>;
-    prop_oneof![
-        4 => (1u64..40_000).prop_map(Act::Pass),
-        2 => (40_000u64..400_000).prop_map(Act::Pass),
-        3 => Just(Act::Tick),
-        3 => (any::<bool>(), 1u64..40, 0u8..6)
-            .prop_map(|(big, minutes, policy)| Act::Submit { big, minutes, policy }),
-        3 => (0u8..4, i()).prop_map(|(what, i)| Act::Owner(what, i)),
-        4 => (0u8..8).prop_map(Act::SubmitAnswer),
-        2 => (0u8..6).prop_map(Act::OtherAnswer),
-        2 => (any::<bool>(), 0u8..6).prop_map(|(site, lie)| Act::Listing { site, lie }),
-        5 => i().prop_map(Act::StartJob),
-        1 => (i(), 0u8..4).prop_map(|(i, how)| Act::EndJob(i, how)),
-        1 => i().prop_map(Act::Requeue),
-        5 => i().prop_map(Act::Register),
-        9 => i().prop_map(Act::Send),
-        9 => i().prop_map(Act::Deliver),
-        1 => i().prop_map(Act::Repeat),
-        3 => i().prop_map(Act::Poll),
-        9 => i().prop_map(Act::GetAnswer),
-        1 => i().prop_map(Act::LoseAnswer),
-        1 => i().prop_map(Act::TimeOut),
-        6 => i().prop_map(Act::Progress),
-        14 => i().prop_map(Act::Work),
-        2 => (i(), 0u8..7).prop_map(|(i, how)| Act::Outcome(i, how)),
-        1 => i().prop_map(Act::Evict),
-        1 => i().prop_map(Act::Die),
-        1 => Just(Act::Restart),
-        1 => (any::<bool>(), any::<bool>()).prop_map(|(site, on)| Act::Drain(site, on)),
-    ]
-}
-
-/// The world and what is under way in its network.
-struct Run {
-    world: World,
-    needed: BTreeMap<WorkspaceId, Span>,
-    requests: Vec<SyncRequest>,
-    old: Vec<SyncRequest>,
-    /// Answers on their way, with the pilot process that they go to.
-    answers: Vec<(PilotBoot, SyncReply)>,
-}
-
-fn site_name(first: bool) -> &'static str {
-    if first { "A" } else { "B" }
-}
+use super::acts::Act;
+use super::{Run, site_name};
+use crate::world;
+use crate::world::{admin, site, spec};
 
 impl Run {
-    fn new() -> Self {
-        let sites = vec![
-            site_config("A", room(2, 2048)),
-            site_config("B", room(4, 8192)),
-        ];
-        let mut config = config(sites);
-        config.lease_ttl = Span::from_mins(5);
-        config.hold = Span::from_secs(60);
-        let mut world = World::new(config);
-        // More than is configured, and less than what the calm rounds below cost: it is learned.
-        world.cost = Span::from_mins(5);
-        Self {
-            world,
-            needed: BTreeMap::new(),
-            requests: Vec::new(),
-            old: Vec::new(),
-            answers: Vec::new(),
-        }
-    }
-
-    fn pilot(&self, i: &Index, which: impl Fn(&world::Pilot) -> bool) -> Option<usize> {
-        let all: Vec<_> = (self.world.pilots.iter().enumerate())
-            .filter(|(_, p)| !p.gone && which(p))
-            .map(|(n, _)| n)
-            .collect();
-        (!all.is_empty()).then(|| all[i.index(all.len())])
-    }
-
-    fn take_reply(&mut self, to: PilotBoot, reply: Reply) {
-        if let Reply::Sync(SyncDecision::Answer(reply)) = reply {
-            self.answers.push((to, *reply));
-        }
-    }
-
     #[expect(clippy::too_many_lines, reason = "one arm per thing that can happen")]
-    fn act(&mut self, act: &Act) {
+    pub(super) fn act(&mut self, act: &Act) {
         match *act {
             Act::Pass(ms) => {
                 self.world.pass(Span::from_millis(ms));
@@ -363,6 +240,13 @@ impl Run {
                 }
             }
             Act::Restart => self.world.restart_broker(),
+            Act::Forget(after, limit) => {
+                let ended_before = self.world.now.before(Span::from_millis(after));
+                self.world.step(Event::Forget {
+                    ended_before,
+                    limit,
+                });
+            }
             Act::Drain(first, on) => {
                 let (site, by) = (site(site_name(first)), admin());
                 self.world.step(if on {
@@ -392,14 +276,6 @@ impl Run {
         }
         self.world.sync(p);
         self.world.progress(p, &self.needed);
-    }
-
-    fn running(&self, i: &Index) -> Option<usize> {
-        let all: Vec<_> = (self.world.jobs.iter().enumerate())
-            .filter(|(_, j)| j.state == JobState::Running)
-            .map(|(n, _)| n)
-            .collect();
-        (!all.is_empty()).then(|| all[i.index(all.len())])
     }
 
     fn outcome(&mut self, pilot: usize, how: u8) {
@@ -440,99 +316,25 @@ impl Run {
         g.phase = LeasePhase::Ended { outcome };
     }
 
-    /// Everybody behaves from now on: all work must come to its end.
-    fn calm(&mut self) {
-        for first in [true, false] {
-            let (site, by) = (site(site_name(first)), admin());
-            self.world.step(Event::Undrain { site, by });
-        }
-        for p in &mut self.world.pilots {
-            p.sent = None;
-            p.failed_sync = true;
-        }
-        let limit = self.world.now + Span::from_mins(60 * 24);
-        while self.world.now < limit {
-            let open: Vec<_> = (self.world.accepted.iter())
-                .filter(|id| !self.world.state(id).is_final())
-                .cloned()
-                .collect();
-            if open.is_empty() {
-                return;
-            }
-            for id in open {
-                let by = admin();
-                self.world.step(Event::Resume { id, by });
-            }
-            self.calm_round();
-        }
-        let left: Vec<_> = (self.world.accepted.iter())
-            .filter(|id| !self.world.state(id).is_final())
-            .map(|id| {
-                let why = self.world.broker.explain(self.world.now, &admin(), id);
-                (id, self.world.state(id), why)
-            })
+    fn running(&self, i: &Index) -> Option<usize> {
+        let all: Vec<_> = (self.world.jobs.iter().enumerate())
+            .filter(|(_, j)| j.state == JobState::Running)
+            .map(|(n, _)| n)
             .collect();
-        panic!("work does not end: {left:#?}");
+        (!all.is_empty()).then(|| all[i.index(all.len())])
     }
 
-    fn calm_round(&mut self) {
-        self.world.honest_submits();
-        self.world.honest_rest();
-        for job in 0..self.world.jobs.len() {
-            let j = &self.world.jobs[job];
-            match j.state {
-                JobState::Queued => {
-                    self.world.start_job(job);
-                }
-                JobState::Running if j.end.is_some_and(|end| end <= self.world.now) => {
-                    self.world.end_job(job, JobEnd::Walltime);
-                }
-                _ => {}
-            }
-        }
-        for first in [true, false] {
-            self.world.observe(site_name(first));
-        }
-        for p in 0..self.world.pilots.len() {
-            let (now, pilot) = (self.world.now, &self.world.pilots[p]);
-            if pilot.gone {
-                continue;
-            }
-            let ending = pilot.end.since(now) < Span::from_mins(4);
-            if !pilot.registered {
-                self.world.register(p);
-            }
-            if self.world.pilots[p].gone {
-                continue;
-            }
-            self.world.progress(p, &self.needed);
-            if ending && !self.world.pilots[p].leaving {
-                self.world.evict(p, ReasonCode::SlotEnding);
-            }
-            self.world.pilots[p].sent = None;
-            self.world.pilots[p].failed_sync = true;
-            self.world.sync(p);
-        }
-        self.world.pass_ticking(Span::from_secs(90));
+    fn pilot(&self, i: &Index, which: impl Fn(&world::Pilot) -> bool) -> Option<usize> {
+        let all: Vec<_> = (self.world.pilots.iter().enumerate())
+            .filter(|(_, p)| !p.gone && which(p))
+            .map(|(n, _)| n)
+            .collect();
+        (!all.is_empty()).then(|| all[i.index(all.len())])
     }
-}
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        failure_persistence: None,
-        max_shrink_iters: 300,
-        ..ProptestConfig::default()
-    })]
-
-    #[test]
-    fn whatever_happens_the_promises_hold(acts in prop::collection::vec(act(), 1..200)) {
-        let mut run = Run::new();
-        run.world.step(Event::Started);
-        for act in acts {
-            run.act(&act);
+    fn take_reply(&mut self, to: PilotBoot, reply: Reply) {
+        if let Reply::Sync(SyncDecision::Answer(reply)) = reply {
+            self.answers.push((to, *reply));
         }
-        run.world.twin = false;
-        run.world.strict = false;
-        run.calm();
     }
 }

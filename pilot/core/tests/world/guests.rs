@@ -1,0 +1,157 @@
+//! Guests: what happens to them, by themselves and by the agent.
+
+use pilot_core::agent::{Event, ExitHow};
+use pilot_core::guest::LeaseKey;
+use protocol::codes::{Reason, ReasonCode};
+use protocol::time::{Mono, Span};
+
+use super::{Due, Vm, VmEvent, World, is_alive};
+
+impl World {
+    /// The guest switches itself off, if there is one.
+    pub fn power_off(&mut self, key: &LeaseKey) {
+        if self.guests.get(key).is_some_and(|g| g.vm == Vm::Running) {
+            self.vm_event(key, VmEvent::PoweredOff);
+        }
+    }
+
+    /// The hypervisor dies, if there is one.
+    pub fn crash(&mut self, key: &LeaseKey) {
+        let Some(guest) = self.guests.get_mut(key) else {
+            return;
+        };
+        let (lease, was) = (key.clone(), guest.vm.clone());
+        match was {
+            Vm::Running | Vm::Paused => {
+                guest.vm = Vm::Gone;
+                self.step(Event::GuestExited {
+                    lease,
+                    how: ExitHow::Crashed {
+                        text: "boom".into(),
+                    },
+                });
+            }
+            Vm::Suspending => {
+                guest.vm = Vm::Gone;
+                self.step(Event::SuspendFailed {
+                    lease,
+                    reason: Reason::new(ReasonCode::GuestCrashed, "boom"),
+                    guest_alive: false,
+                });
+            }
+            Vm::Staging | Vm::Staged | Vm::Starting | Vm::Gone => {}
+        }
+    }
+
+    /// The pilot is stopped for `secs` while its guests run on: nobody steps the agent, and its
+    /// warden ends the guests when the fence that it was told has passed. What happened meanwhile
+    /// is told after; news of the guests first, or after the rest.
+    pub fn stop(&mut self, secs: u64, guests_first: bool) {
+        let fence = self.agent.fence_at().map_or(u64::MAX, Mono::as_millis);
+        self.now += secs * 1000;
+        if self.now < fence {
+            return;
+        }
+        let alive = self.guests.iter().filter(|(_, g)| is_alive(g));
+        let keys: Vec<LeaseKey> = alive.map(|(k, _)| k.clone()).collect();
+        let mut news = Vec::new();
+        for lease in keys {
+            self.log.push(format!("{fence:>9} the warden ends {lease}"));
+            self.fenced.insert(lease.clone());
+            let guest = self.guests.get_mut(&lease).unwrap();
+            let was = std::mem::replace(&mut guest.vm, Vm::Gone);
+            let text = "killed by signal 9".to_owned();
+            let reason = Reason::new(ReasonCode::GuestCrashed, text.clone());
+            news.push(match was {
+                Vm::Starting => Event::StartFailed {
+                    lease,
+                    reason,
+                    permanent: false,
+                },
+                Vm::Suspending => Event::SuspendFailed {
+                    lease,
+                    reason,
+                    guest_alive: false,
+                },
+                Vm::Running | Vm::Paused | Vm::Staging | Vm::Staged | Vm::Gone => {
+                    let how = ExitHow::Crashed { text };
+                    Event::GuestExited { lease, how }
+                }
+            });
+        }
+        for event in news {
+            if guests_first {
+                self.step(event);
+            } else {
+                self.later(50, Due::Report(event));
+            }
+        }
+    }
+
+    pub(super) fn vm_event(&mut self, key: &LeaseKey, event: VmEvent) {
+        let Some(guest) = self.guests.get_mut(key) else {
+            return;
+        };
+        let lease = key.clone();
+        let report = match (event, guest.vm.clone()) {
+            (VmEvent::Staged, Vm::Staging) => {
+                guest.vm = Vm::Staged;
+                Event::Staged { lease }
+            }
+            (VmEvent::Started, Vm::Starting) => {
+                guest.vm = Vm::Running;
+                Event::Running { lease }
+            }
+            (VmEvent::Paused, Vm::Running) => {
+                guest.vm = Vm::Paused;
+                Event::Paused { lease }
+            }
+            (VmEvent::Continued, Vm::Paused) => {
+                guest.vm = Vm::Running;
+                Event::Continued { lease }
+            }
+            (VmEvent::Suspended(attempt, took), Vm::Suspending) if attempt == guest.attempt => {
+                guest.vm = Vm::Gone;
+                let bytes = guest.bytes;
+                self.states.insert(lease.clone());
+                Event::Suspended {
+                    lease,
+                    manifest: "m".into(),
+                    bytes,
+                    written: bytes,
+                    took: Span::from_millis(took),
+                }
+            }
+            (VmEvent::PoweredOff, Vm::Running) => {
+                guest.vm = Vm::Gone;
+                Event::GuestExited {
+                    lease,
+                    how: ExitHow::PoweredOff,
+                }
+            }
+            (VmEvent::Dead, _) => {
+                guest.vm = Vm::Gone;
+                Event::GuestExited {
+                    lease,
+                    how: ExitHow::Killed,
+                }
+            }
+            _ => return,
+        };
+        self.step(report);
+    }
+
+    pub(super) fn expect(&self, key: &LeaseKey, wanted: &[Vm], what: &str) {
+        let vm = self.guests.get(key).map(|g| &g.vm);
+        assert!(
+            vm.is_some_and(|vm| wanted.contains(vm)),
+            "{key} is {what} while it is {vm:?}\n{self}"
+        );
+    }
+
+    pub(super) fn set(&mut self, key: &LeaseKey, vm: Vm) {
+        if let Some(guest) = self.guests.get_mut(key) {
+            guest.vm = vm;
+        }
+    }
+}
