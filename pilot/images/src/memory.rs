@@ -26,7 +26,7 @@ pub(crate) const CHUNK: usize = 64 << 10;
 
 /// The BLAKE3 of a chunk; all zero for one that is all zero.
 type ChunkDigest = [u8; blake3::OUT_LEN];
-const ZERO: [u8; CHUNK] = [0; CHUNK];
+static ZERO: [u8; CHUNK] = [0; CHUNK];
 
 /// What is in a memory file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -293,7 +293,9 @@ mod tests {
         let block = BLOCK as u64;
         let chunk = CHUNK as u64;
         let long = noise(2 * BLOCK + CHUNK, 0x9e37_79b9_7f4a_7c15);
-        let cases: [(u64, Vec<(u64, &[u8])>, u64); 6] = [
+        // Size, what is in it, chunks of a state of it.
+        type Case<'a> = (u64, Vec<(u64, &'a [u8])>, u64);
+        let cases: [Case; 6] = [
             (0, vec![], 0),
             (chunk, vec![(chunk - 1, &[7])], 1),
             (block, vec![], 0),
