@@ -226,7 +226,11 @@ pub(super) async fn clear(rig: &impl Rig) -> Checked {
                 .collect::<Vec<_>>(),
         )
     };
-    for job in living().await.unwrap_or_default() {
+    let found = living().await;
+    if found.as_ref().is_some_and(Vec::is_empty) {
+        return Ok(());
+    }
+    for job in found.unwrap_or_default() {
         if let Some(key) = &job.key {
             let _ = rig.lrm().cancel(&job.id, key).await;
         }
