@@ -2,6 +2,7 @@
 //! a history, in the words that were measured on OpenPBS 23.06.06.
 
 mod fake;
+mod rig;
 
 use std::path::Path;
 

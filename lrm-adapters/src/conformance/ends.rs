@@ -6,9 +6,10 @@ use protocol::time::Span;
 
 use super::rig::{Action, Program, Rig, Shape, need};
 use super::watch::{
-    end, ended, gone, listed, need_ends_told, over, running, slot, started, submit, until,
+    Submitted, end, ended, gone, listed, need_ends_told, over, running, slot, started, submit,
+    until,
 };
-use super::{Checked, fail};
+use super::{Checked, Stop, fail};
 use crate::contract::LocalResourceManager as _;
 
 pub(super) async fn exit_code(rig: &impl Rig) -> Checked {
@@ -19,6 +20,7 @@ pub(super) async fn exit_code(rig: &impl Rig) -> Checked {
             ..Shape::obeying()
         };
         let job = submit(rig, &shape).await?;
+        started(rig, &job, 0).await?;
         let how = ended(rig, &job).await?;
         if how != JobEnd::Exited(code) {
             return fail(format!("a job that exits with {code} is listed as {how:?}"));
@@ -40,7 +42,7 @@ pub(super) async fn cancel_queued(rig: &impl Rig) -> Checked {
             matches!(j.state, JobState::Running | JobState::Queued)
         })
         .await?;
-        if seen.state == JobState::Queued && settled_as_queued(rig, &job).await {
+        if seen.state == JobState::Queued && settled_as_queued(rig, &job).await? {
             break job;
         }
         if jobs.len() > 16 {
@@ -65,10 +67,15 @@ pub(super) async fn cancel_queued(rig: &impl Rig) -> Checked {
 }
 
 /// Schedulers with a cycle show every job as queued for a moment: believe it when it lasts.
-async fn settled_as_queued(rig: &impl Rig, job: &super::watch::Submitted) -> bool {
+async fn settled_as_queued(rig: &impl Rig, job: &Submitted) -> Result<bool, Stop> {
     let pause = rig.patience() / 20;
     let running = listed(rig, job, |j| j.state == JobState::Running);
-    tokio::time::timeout(pause, running).await.is_err()
+    if tokio::time::timeout(pause, running).await.is_ok() {
+        return Ok(false);
+    }
+    // Listings may be rationed: there may have been none in the meantime.
+    let seen = listed(rig, job, |_| true).await?;
+    Ok(seen.state == JobState::Queued && !job.file("started.0").exists())
 }
 
 pub(super) async fn cancel_running(rig: &impl Rig) -> Checked {
@@ -240,7 +247,7 @@ pub(super) async fn node_lost(rig: &impl Rig) -> Checked {
     // The first start's processes are dealt with when the node is back.
     until(
         rig,
-        || async { (rig.is_alive(&job.job.key) != Ok(true)).then_some(()) },
+        || async { (rig.is_alive(&job.job.key).await != Ok(true)).then_some(()) },
         || "processes live on after the node came back".to_owned(),
     )
     .await

@@ -87,7 +87,7 @@ pub(super) async fn restarted(rig: &impl Rig) -> Checked {
     if seen.state != JobState::Running || seen.id != job.id || seen.restarts != 0 {
         return fail(format!("after a restart of the LRM the job is {seen:?}"));
     }
-    if need(rig.is_alive(&job.job.key))? {
+    if need(rig.is_alive(&job.job.key).await)? {
         end(rig, &job).await
     } else {
         fail("the restart has ended the job's processes".to_owned())

@@ -4,9 +4,8 @@ use protocol::lrm::{Observation, SubmitAnswer};
 use protocol::time::{Span, Timestamp};
 
 use super::rig::{Disturbance, Rig, Shape, need};
-use super::watch::{end, listed, running, slot, submit, until};
+use super::watch::{end, listed, probe as on_node, running, slot, submit, until};
 use super::{Checked, Stop, fail};
-use crate::command::Runner;
 use crate::contract::LocalResourceManager as _;
 
 pub(super) async fn found_by_key(rig: &impl Rig) -> Checked {
@@ -86,10 +85,10 @@ pub(super) async fn slot_file(rig: &impl Rig) -> Checked {
     let Some(probe) = &file.probe else {
         return end(rig, &job).await;
     };
-    let output = Runner::new(Span::from_secs(10)).run(&probe.command).await;
+    let output = on_node(rig, &job, &probe.command).await?;
     let told = match &output {
-        Ok(output) if output.code == Some(0) => Timestamp::parse(&output.stdout).ok(),
-        Ok(_) | Err(_) => None,
+        (code, text) if code.trim() == "0" => Timestamp::parse(text).ok(),
+        (_, _) => None,
     };
     if !near(told, seen.end) {
         return fail(format!("the probe says {output:?}, the listing {seen:?}"));
