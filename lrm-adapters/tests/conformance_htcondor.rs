@@ -179,6 +179,7 @@ impl Rig for PoolRig<'_> {
             },
             scratch: self.home.join("scra\"tch"),
             store: self.home.join("store"),
+            avoid: Vec::new(),
             directory,
         })
     }

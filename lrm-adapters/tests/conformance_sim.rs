@@ -132,6 +132,7 @@ impl Rig for SimRig {
             },
             scratch: self.home.path().join("scra\"tch"),
             store: self.home.path().join("store"),
+            avoid: Vec::new(),
             directory,
         })
     }

@@ -170,6 +170,7 @@ impl Rig for SlurmRig<'_> {
             },
             scratch: self.home.join("scra\"tch"),
             store: self.home.join("store"),
+            avoid: Vec::new(),
             directory,
         })
     }
@@ -354,6 +355,8 @@ const QUICK: &[Rule] = &[
     Rule::CancelUnknown,
     Rule::MovedEnd,
     Rule::Requeue,
+    Rule::Withdraw,
+    Rule::Avoid,
 ];
 const NODE: &[Rule] = &[Rule::Preemption, Rule::NodeLost];
 /// What hurts the controller.

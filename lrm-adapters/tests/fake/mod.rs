@@ -176,6 +176,7 @@ impl<L: LocalResourceManager> Rig for FakeRig<L> {
             },
             scratch: self.home.path().join("scra\"tch"),
             store: self.home.path().join("store"),
+            avoid: Vec::new(),
             directory,
         })
     }

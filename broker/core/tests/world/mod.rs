@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use broker_core::records::{EventRecord, Log, Meta};
 use broker_core::{
-    Broker, BrokerConfig, Caller, Effect, Event, PilotOrder, ProvisionPolicy, Records, Reply,
-    SiteConfig, Step, SyncDecision,
+    Broker, BrokerConfig, Caller, CancelScope, Effect, Event, PilotOrder, ProvisionPolicy, Records,
+    Reply, SiteConfig, Step, SyncDecision,
 };
 use protocol::codes::{ErrorCode, Reason, ReasonCode};
 use protocol::ids::{
@@ -442,12 +442,19 @@ impl World {
                     let observation = Observation::Listing(found.map(Job::observed).collect());
                     self.step(Event::LrmFound { key, observation });
                 }
-                Effect::CancelPilot { key, .. } => {
+                Effect::CancelPilot { key, scope, .. } => {
                     let job = self.jobs.iter().position(|j| j.order.key == key);
-                    if let Some(job) = job {
-                        self.end_job(job, JobEnd::Cancelled);
-                    }
-                    let answer = CancelAnswer::Taken;
+                    let waits = |j: usize| self.jobs[j].state == JobState::Queued;
+                    let answer = match (job, scope) {
+                        (Some(job), CancelScope::WhileQueued) if !waits(job) => {
+                            CancelAnswer::Started
+                        }
+                        (Some(job), _) => {
+                            self.end_job(job, JobEnd::Cancelled);
+                            CancelAnswer::Taken
+                        }
+                        (None, _) => CancelAnswer::Taken,
+                    };
                     self.step(Event::LrmCancelled { key, answer });
                 }
                 Effect::SubmitPilot(_) | Effect::Wake(_) => self.todo.push(effect),
