@@ -126,4 +126,8 @@ rules! {
     Restarted = 19, "restart", "a restart of the LRM changes no running job", silence::restarted;
     /// A reused id.
     ReusedId = 20, "reused-id", "an id that was given again does not let us cancel the wrong job", silence::reused_id;
+    /// Withdrawing a job that has started.
+    Withdraw = 21, "withdraw", "a withdrawal ends a job that waits and does not touch one that has started", ends::withdraw;
+    /// Nodes to avoid.
+    Avoid = 22, "avoid", "a job that is to avoid a node is not started there", submit::avoid;
 }

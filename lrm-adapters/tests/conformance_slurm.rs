@@ -273,6 +273,8 @@ const QUICK: &[Rule] = &[
     Rule::CancelUnknown,
     Rule::MovedEnd,
     Rule::Requeue,
+    Rule::Withdraw,
+    Rule::Avoid,
 ];
 const NODE: &[Rule] = &[Rule::Preemption, Rule::NodeLost];
 /// What hurts the controller.

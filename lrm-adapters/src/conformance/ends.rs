@@ -29,38 +29,77 @@ pub(super) async fn exit_code(rig: &impl Rig) -> Checked {
     Ok(())
 }
 
-pub(super) async fn cancel_queued(rig: &impl Rig) -> Checked {
+/// Jobs that take all the nodes, and one that waits behind them.
+async fn waiting(rig: &impl Rig) -> Result<(Vec<Submitted>, Submitted), Stop> {
     let whole = Shape {
         whole_node: true,
         ..Shape::obeying()
     };
     // One job more than there are nodes: the last one waits.
     let mut jobs = vec![running(rig, &whole).await?];
-    let queued = loop {
+    loop {
         let job = submit(rig, &whole).await?;
         let seen = listed(rig, &job, |j| {
             matches!(j.state, JobState::Running | JobState::Queued)
         })
         .await?;
         if seen.state == JobState::Queued && settled_as_queued(rig, &job).await? {
-            break job;
+            return Ok((jobs, job));
         }
         if jobs.len() > 16 {
             return fail("17 whole nodes were not enough to make a job wait".to_owned());
         }
         jobs.push(job);
-    };
+    }
+}
+
+pub(super) async fn cancel_queued(rig: &impl Rig) -> Checked {
+    let (jobs, queued) = waiting(rig).await?;
     let answer = rig.lrm().cancel(&queued.id, &queued.job.key).await;
-    if answer != CancelAnswer::Taken {
+    never_started(rig, &queued, &answer).await?;
+    for job in &jobs {
+        end(rig, job).await?;
+    }
+    Ok(())
+}
+
+/// A job that waited is over by this cancel.
+async fn never_started(rig: &impl Rig, queued: &Submitted, answer: &CancelAnswer) -> Checked {
+    if *answer != CancelAnswer::Taken {
         return fail(format!("the cancel was answered with {answer:?}"));
     }
-    let how = over(rig, &queued).await?;
+    let how = over(rig, queued).await?;
     if how.as_ref().is_some_and(|h| *h != JobEnd::Cancelled) || queued.file("started.0").exists() {
         return fail(format!(
             "the cancelled job is listed as {how:?}, or had started"
         ));
     }
+    Ok(())
+}
+
+pub(super) async fn withdraw(rig: &impl Rig) -> Checked {
+    let (jobs, queued) = waiting(rig).await?;
     for job in &jobs {
+        let answer = rig.lrm().withdraw(&job.id, &job.job.key).await;
+        if answer != CancelAnswer::Started {
+            return fail(format!(
+                "the withdrawal of a job that runs was answered with {answer:?}"
+            ));
+        }
+    }
+    let other = rig.lrm().withdraw(&queued.id, &jobs[0].job.key).await;
+    if other != CancelAnswer::NoSuchJob {
+        return fail(format!(
+            "a withdrawal with another job's key was answered with {other:?}"
+        ));
+    }
+    let answer = rig.lrm().withdraw(&queued.id, &queued.job.key).await;
+    never_started(rig, &queued, &answer).await?;
+    for job in &jobs {
+        let seen = listed(rig, job, |_| true).await?;
+        if seen.state != JobState::Running || job.file("term.0").exists() {
+            return fail(format!("a withdrawal has hit a job that runs: {seen:?}"));
+        }
         end(rig, job).await?;
     }
     Ok(())

@@ -57,6 +57,14 @@ async fn no_answer_under(rig: &impl Rig, disturbance: Disturbance) -> Checked {
     if !matches!(cancelled, CancelAnswer::NoAnswer(_)) {
         return fail(format!("silence after a cancel was read as {cancelled:?}"));
     }
+    let withdrawn = timeout(bound, lrm.withdraw(&job.id, &job.job.key))
+        .await
+        .map_err(late)?;
+    if !matches!(withdrawn, CancelAnswer::NoAnswer(_)) {
+        return fail(format!(
+            "silence after a withdrawal was read as {withdrawn:?}"
+        ));
+    }
     rig.calm().await;
     let seen = listed(rig, &job, |_| true).await?;
     if seen.state != JobState::Running {
