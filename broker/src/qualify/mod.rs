@@ -257,6 +257,7 @@ fn rig<'a>(
         resources: terms.slot,
         walltime: options.walltime,
         min_walltime: options.walltime,
+        avoid: Vec::new(),
     };
     let dirs = JobDirs::at(root);
     let template =
