@@ -30,6 +30,7 @@ mod fit;
 mod held_back;
 mod lease;
 mod matchmaker;
+mod members;
 mod moves;
 mod pilot_due;
 mod pilot_job;

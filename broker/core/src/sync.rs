@@ -251,12 +251,14 @@ impl Broker {
             self.end_lease(now, &l.workspace, outcome, l.run);
         }
         let mut left = false;
+        let cancel = (self.tables.pilots.get(key))
+            .map_or(CancelProgress::No, |p| self.tables.job_of(p).cancel.clone());
         self.tables.edit_pilot(key, |p| {
             if !p.goodbye {
                 p.goodbye = true;
                 left = true;
                 if p.state != PilotState::Ended {
-                    let why = match &p.cancel {
+                    let why = match &cancel {
                         CancelProgress::Wanted { reason, .. }
                         | CancelProgress::Taken { reason } => reason.clone(),
                         CancelProgress::No => {
@@ -273,6 +275,7 @@ impl Broker {
             self.settle_slot(now, key);
             let note = Note::new(now, "left", "the pilot has cleaned up and left");
             self.tables.append(Log::Pilot(key.clone()), note);
+            self.member_left(now, key);
         }
     }
 
@@ -282,7 +285,7 @@ impl Broker {
             let text = "the pilot job has ended by the LRM's word".to_owned();
             return Some(Reason::new(ReasonCode::JobEnded, text));
         }
-        match &p.cancel {
+        match &self.tables.job_of(p).cancel {
             CancelProgress::Wanted { reason, .. } | CancelProgress::Taken { reason } => {
                 return Some(reason.clone());
             }

@@ -91,6 +91,7 @@ pub fn site_config(name: &str, slot: Resources) -> SiteConfig {
         notice: Span::from_secs(30),
         margin: Span::from_secs(5),
         overhead: Span::from_secs(30),
+        nodes: 1,
         max_queued: 3,
         max_running: 10,
         idle_limit: Some(Span::from_mins(5)),
@@ -459,12 +460,12 @@ impl World {
     pub fn end_job(&mut self, job: usize, end: JobEnd) {
         let key = self.jobs[job].order.key.clone();
         self.jobs[job].state = JobState::Ended(end);
-        for p in self.pilots.iter_mut().filter(|p| p.key == key) {
+        for p in self.pilots.iter_mut().filter(|p| is_of(&p.key, &key)) {
             p.gone = true;
         }
     }
 
-    /// The LRM starts a job, and its pilot comes up.
+    /// The LRM starts a job, and its pilots come up, one on each node. Says which is the first.
     pub fn start_job(&mut self, job: usize) -> usize {
         let now = self.now;
         let j = &mut self.jobs[job];
@@ -472,7 +473,15 @@ impl World {
         j.start = Some(now);
         j.end = Some(now + j.order.walltime);
         let (order, restarts, end) = (j.order.clone(), j.restarts, now + j.order.walltime);
-        self.new_pilot(&order.key, &order.site, order.resources, end, restarts)
+        let first = self.pilots.len();
+        for rank in 0..order.nodes {
+            let key = match order.nodes {
+                1 => order.key.clone(),
+                _ => order.key.member(rank).unwrap(),
+            };
+            self.new_pilot(&key, &order.site, order.resources, end, restarts);
+        }
+        first
     }
 
     pub fn new_pilot(
@@ -781,6 +790,11 @@ impl World {
         self.sync(pilot);
         pilot
     }
+}
+
+/// True for the pilot of this job, or one of its pilots.
+pub fn is_of(pilot: &SubmitKey, job: &SubmitKey) -> bool {
+    pilot == job || pilot.split_member().is_some_and(|(of, _)| of == *job)
 }
 
 /// Makes a state, as a pilot does.
