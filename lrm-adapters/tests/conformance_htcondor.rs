@@ -156,6 +156,7 @@ impl Rig for PoolRig<'_> {
             key,
             site: SiteName::new("lab").unwrap(),
             program,
+            nodes: 1,
             resources: Resources {
                 cores: if shape.whole_node { 4 } else { 1 },
                 memory_mib: 128,

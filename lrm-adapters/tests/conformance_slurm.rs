@@ -147,6 +147,7 @@ impl Rig for SlurmRig<'_> {
             key,
             site: SiteName::new("lab").unwrap(),
             program: directory.join("pilot"),
+            nodes: 1,
             resources: Resources {
                 cores: if shape.whole_node { 4 } else { 1 },
                 memory_mib: 128,

@@ -20,7 +20,7 @@ use protocol::lrm::{JobEnd, JobState, ObservedJob};
 use protocol::time::Timestamp;
 
 use crate::effect::Reply;
-use crate::records::{CancelProgress, LrmSide, Log, PilotRecord, SubmitProgress};
+use crate::records::{CancelProgress, Log, LrmSide, PilotRecord, SubmitProgress};
 use crate::state::Broker;
 use crate::tables::{Note, Tables};
 
@@ -149,8 +149,7 @@ impl Broker {
             p.settled = false;
             lrm.clone_from(&p.lrm);
         });
-        self.tables
-            .edit_pilot(key, |m| m.lrm = side_of(&lrm, &lrm));
+        self.tables.edit_pilot(key, |m| m.lrm = side_of(&lrm, &lrm));
         let note = Note::new(now, "member", format!("pilot {key} has registered"));
         self.tables.append(Log::Pilot(job), note);
     }

@@ -82,7 +82,12 @@ impl Broker {
         } = request;
         let (key, site) = (slot.submit_key.clone(), slot.site.clone());
         self.settle_slot(now, &key);
-        if self.tables.pilots.get(&key).is_some_and(|p| p.member_of.is_none()) {
+        if self
+            .tables
+            .pilots
+            .get(&key)
+            .is_some_and(|p| p.member_of.is_none())
+        {
             self.has_started(now, &key);
         }
         let before: Vec<_> = (self.tables.leases_of(&key))

@@ -188,7 +188,10 @@ mod tests {
         assert_eq!(job.split_member(), None);
         for odd in ["wp-1.01", "wp-1.+1", "wp-1.", "wp-1.x", "wp-1.4294967296"] {
             let key = SubmitKey::new(odd);
-            assert!(key.is_err() || key.unwrap().split_member().is_none(), "{odd}");
+            assert!(
+                key.is_err() || key.unwrap().split_member().is_none(),
+                "{odd}"
+            );
         }
         assert!(SubmitKey::new(&"x".repeat(64)).unwrap().member(0).is_err());
     }

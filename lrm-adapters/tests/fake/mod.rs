@@ -153,6 +153,7 @@ impl<L: LocalResourceManager> Rig for FakeRig<L> {
             key,
             site: SiteName::new("lab").unwrap(),
             program,
+            nodes: 1,
             resources: Resources {
                 cores: if shape.whole_node { 4 } else { 1 },
                 memory_mib: 128,
