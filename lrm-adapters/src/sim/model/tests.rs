@@ -8,6 +8,8 @@ use protocol::resources::Resources;
 use super::*;
 use crate::sim::profiles::{Cause, Fate, Launch, Leftovers, ProfileName, Signal, Target};
 
+mod nodes;
+
 const NODE: Resources = Resources {
     cores: 4,
     memory_mib: 4096,
@@ -516,6 +518,7 @@ enum Move {
         cores: u32,
         minutes: u64,
         site: bool,
+        nodes: u32,
         rerunnable: bool,
     },
     OnJob(u8, u64),
@@ -527,8 +530,8 @@ enum Move {
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
-        4 => (1u32..5, 1u64..30, any::<bool>(), any::<bool>())
-            .prop_map(|(cores, minutes, site, rerunnable)| Move::Submit { cores, minutes, site, rerunnable }),
+        4 => (1u32..5, 1u64..30, any::<bool>(), 1u32..4, any::<bool>())
+            .prop_map(|(cores, minutes, site, nodes, rerunnable)| Move::Submit { cores, minutes, site, nodes, rerunnable }),
         4 => (0u8..7, 1u64..20).prop_map(|(a, b)| Move::OnJob(a, b)),
         2 => (0u8..7, 0u32..3).prop_map(|(a, b)| Move::OnNode(a, b)),
         2 => (0usize..6).prop_map(Move::Exit),
@@ -546,6 +549,7 @@ fn play(name: ProfileName, seed: u64, moves: &[Move]) -> World {
                 cores,
                 minutes,
                 site,
+                nodes,
                 rerunnable,
             } => {
                 let walltime = Span::from_mins(*minutes);
@@ -555,6 +559,7 @@ fn play(name: ProfileName, seed: u64, moves: &[Move]) -> World {
                     let key = key(u32::try_from(i).unwrap());
                     JobRequest {
                         rerunnable: *rerunnable,
+                        nodes: *nodes,
                         ..JobRequest::pilot(key, need(*cores), walltime)
                     }
                 };
