@@ -107,6 +107,15 @@ impl SlurmSite {
         Ok(())
     }
 
+    /// Ends a job as a user does.
+    ///
+    /// # Errors
+    /// Slurm refuses it.
+    pub fn cancel(&self, id: &str) -> Result<()> {
+        self.cluster.command("scancel", &[id])?;
+        Ok(())
+    }
+
     /// All jobs that Slurm tells of.
     ///
     /// # Errors

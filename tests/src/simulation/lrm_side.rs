@@ -60,6 +60,7 @@ impl Site {
                         memory_mib: 4096,
                         disk_mib: 20_000,
                     },
+                    nodes: 1,
                     walltime_min: Span::from_mins(10),
                     walltime_max: Span::from_mins(chance.between(20, 60)),
                     notice: measured.guaranteed_notice(Launch::Step),
