@@ -258,6 +258,7 @@ fn rig<'a>(
         walltime: options.walltime,
         min_walltime: options.walltime,
         avoid: Vec::new(),
+        nodes: 1,
     };
     let dirs = JobDirs::at(root);
     let template =

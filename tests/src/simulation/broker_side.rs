@@ -338,6 +338,7 @@ impl World {
                     site: order.site,
                     program: "/opt/pilot".into(),
                     directory: "/var/pilot".into(),
+                    nodes: order.nodes,
                     resources: order.resources,
                     walltime: order.walltime,
                     min_walltime: Some(order.min_walltime),
