@@ -12,7 +12,8 @@ use protocol::ids::{SubmitKey, WorkspaceId};
 use protocol::lrm::{CancelAnswer, JobEnd, JobState, Observation, SubmitAnswer};
 use protocol::time::Span;
 use protocol::workspace::{WorkspaceSpec, WorkspaceState};
-use world::{World, admin, config, is_of, room, site, site_config, spec};
+use world::lrm::is_of;
+use world::{World, admin, config, room, site, site_config, spec};
 
 /// A site whose jobs are of so many nodes.
 fn site_of(nodes: u32) -> World {

@@ -57,7 +57,7 @@ impl Run {
     }
 }
 
-fn live(mut run: Run, acts: Vec<Act>) {
+fn live(mut run: Run, acts: Vec<acts::Act>) {
     run.world.step(Event::Started);
     for act in acts {
         run.act(&act);

@@ -9,7 +9,7 @@
 )]
 
 mod exchange;
-mod lrm;
+pub mod lrm;
 mod pilots;
 mod specs;
 
@@ -24,7 +24,7 @@ use protocol::lrm::SubmitAnswer;
 use protocol::time::{Span, Timestamp};
 use protocol::workspace::{WorkspaceSpec, WorkspaceState};
 
-pub use lrm::{Job, is_of};
+pub use lrm::Job;
 pub use pilots::{Guest, Pilot, suspended};
 pub use specs::{admin, config, room, site, site_config, spec, start, user, ws};
 

@@ -1,6 +1,12 @@
 //! Jobs on several nodes: one process on each, ended on each, over when all are.
 
-use super::*;
+use protocol::lrm::{JobEnd, JobState};
+use protocol::time::{Span, Timestamp};
+
+use super::world::World;
+use super::{at, need, pilot, world};
+use crate::sim::model::{Answer, Effect, Event, JobNumber, JobRequest, RunNumber};
+use crate::sim::profiles::{ProfileName, Signal};
 
 fn wide(n: u32, nodes: u32) -> JobRequest {
     JobRequest {
