@@ -5,7 +5,7 @@ mod world;
 
 use std::collections::BTreeMap;
 
-use broker_core::{Effect, Event, Reply};
+use broker_core::{CancelScope, Effect, Event, Reply};
 use protocol::api::PilotState;
 use protocol::codes::{ErrorCode, ReasonCode};
 use protocol::ids::{SubmitKey, WorkspaceId};
@@ -385,6 +385,20 @@ fn surplus_is_a_job_that_none_of_its_pilots_ever_came_from() {
     w.todo.clear();
     let first = w.start_job(0);
     w.register(first);
+    w.pass_ticking(Span::from_mins(1));
+    // The LRM was told: it is asked what came of that, and has not touched what runs.
+    assert!(
+        matches!(
+            w.todo.as_slice(),
+            [Effect::CancelPilot {
+                scope: CancelScope::WhileQueued,
+                ..
+            }]
+        ),
+        "{:?}",
+        w.todo
+    );
+    w.honest_rest();
     w.pass_ticking(Span::from_mins(3));
     assert!(
         !w.todo
