@@ -8,6 +8,7 @@ mod installation;
 pub mod node;
 mod played;
 pub mod process;
+pub mod qualify;
 mod setup;
 pub mod slurm;
 pub mod wait;
