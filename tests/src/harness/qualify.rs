@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::installation::Installation;
 
 /// All rules of a real LRM take so long at most.
-const LIMIT: Duration = Duration::from_secs(660);
+const LIMIT: Duration = Duration::from_secs(840);
 
 /// What became of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -94,7 +94,7 @@ impl Installation {
     /// The configuration is not as expected.
     pub fn qualify_args(&self) -> Result<Vec<String>> {
         let mut text = fs::read_to_string(self.place().join("broker.toml"))?;
-        let mut changes = vec![("poll = \"1s\"", "poll = \"200ms\"")];
+        let mut changes = vec![("poll = \"1s\"", "poll = \"500ms\"")];
         if text.contains("lrm = \"slurm\"") || text.contains("lrm = \"htcondor\"") {
             changes.push(("command_timeout = \"5s\"", "command_timeout = \"10s\""));
         }
