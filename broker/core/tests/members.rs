@@ -385,7 +385,7 @@ fn surplus_is_a_job_that_none_of_its_pilots_ever_came_from() {
     w.todo.clear();
     let first = w.start_job(0);
     w.register(first);
-    w.pass_ticking(Span::from_mins(1));
+    w.pass_ticking(Span::from_mins(3));
     // The LRM was told: it is asked what came of that, and has not touched what runs.
     assert!(
         matches!(

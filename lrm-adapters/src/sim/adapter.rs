@@ -158,6 +158,12 @@ impl LocalResourceManager for SimLrm {
         }
     }
 
+    async fn version(&self) -> Result<String, String> {
+        let said = self.run(&["--version".to_owned()]).await;
+        let output = said.map_err(|e| e.to_string())?;
+        output.version(|line| line.starts_with("sim-lrm "))
+    }
+
     fn submit_preview(&self, job: &PilotJob) -> String {
         let args = render::command(&self.settings, &render::submit_args(&self.settings, job));
         format!(
