@@ -424,7 +424,7 @@ fn a_cancel_that_the_lrm_has_taken_makes_all_of_them_leave() {
     w.step(Event::Drain { site: name, by });
     let answer = CancelAnswer::Taken;
     w.step(Event::LrmCancelled {
-        key: key.clone(),
+        key,
         answer,
     });
     let first = w.start_job(0);
