@@ -1,6 +1,6 @@
 //! The batch system says nothing, or forgets: no answer is not an answer.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pilot_submit::client::WorkspaceAction;
 use protocol::ids::{EventSeq, WorkspaceId};
 use protocol::time::Span;
@@ -120,11 +120,12 @@ pub async fn a_controller_that_hangs_is_stopped_and_crashes(peer: &Peer) -> Resu
 /// noticed.
 async fn runs_on(peer: &Peer, it: &Installation, id: &WorkspaceId, job: &PeerJob) -> Result<()> {
     site_tells(it, "has not answered a listing", Said::No).await?;
-    let now = until("the batch system to answer", PATIENCE, async || {
-        Ok(peer.jobs().ok())
+    // A schedd that starts again calls its jobs idle until it has found them.
+    until("the batch system to have the job", PATIENCE, async || {
+        Ok(peer.jobs()?.contains(job).then_some(()))
     })
-    .await?;
-    ensure!(now.contains(job), "{job:?} has changed: {now:#?}");
+    .await
+    .with_context(|| format!("it was {job:?} and is {:#?}", peer.jobs()))?;
     let view = it.show(id).await?;
     let story = it.story(id).await?;
     ensure!(view.state == WorkspaceState::Running, "{story}");
