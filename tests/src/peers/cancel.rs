@@ -12,6 +12,7 @@ use super::audit::{
     audit, cancels, ended_because, is_never_late, lab, owner_is_told, was_told_to_go,
 };
 use super::peer::{Peer, Stage};
+use crate::harness::front::Loss;
 use crate::harness::slurm::Again;
 use crate::harness::{Guests, Installation, Setup};
 use crate::requests;
@@ -33,6 +34,9 @@ pub async fn while_it_waits(peer: &Peer) -> Result<()> {
     let first = peer.job_that(Stage::Waits, &[]).await?;
     let told = "1 pilot queued";
     owner_is_told(&it, &id, told).await?;
+    // Its answer is lost; the listing tells that it was taken.
+    let command = peer.cancel_command();
+    peer.front().lose(command, Loss::Breaks)?;
     it.user.act(&id, WorkspaceAction::Cancel).await?;
     it.reaches(&id, WorkspaceState::Cancelled).await?;
     peer.is_over(&first).await?;
