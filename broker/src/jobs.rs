@@ -1,7 +1,8 @@
 //! Pilot jobs' directories: `<state>/pilot-jobs/<submit key>/`.
 //!
 //! Each holds the job's one-slot token (mode 0600) before the job is submitted, then the rendered
-//! job and its output. The token goes when the job is over, the rest some days later.
+//! job and its output. The token goes when the job is over and can't come any more, the rest some
+//! days later.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
