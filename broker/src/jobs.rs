@@ -42,6 +42,11 @@ impl JobDirs {
         }
     }
 
+    /// The directory of them all.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The directory of a pilot job.
     pub fn path(&self, key: &SubmitKey) -> PathBuf {
         self.root.join(key.as_str())

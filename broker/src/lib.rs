@@ -23,6 +23,7 @@ mod lrm_loop;
 pub mod owner;
 mod pilot_jobs;
 pub mod preview;
+pub mod qualify;
 mod serve;
 pub mod store;
 pub mod tokens;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use broker_core::{Effect, Event, PilotOrder};
+use broker_core::{CancelScope, Effect, Event, PilotOrder};
 use lrm_adapters::{LocalResourceManager, Lrm};
 use protocol::ids::SiteName;
 use protocol::lrm::SubmitAnswer;
@@ -165,8 +165,13 @@ impl SiteLoop {
                 let observation = self.lrm.find_by_key(&key).await;
                 Event::LrmFound { key, observation }
             }
-            Effect::CancelPilot { key, job, .. } => {
-                let answer = self.lrm.cancel(&job, &key).await;
+            Effect::CancelPilot {
+                key, job, scope, ..
+            } => {
+                let answer = match scope {
+                    CancelScope::Whatever => self.lrm.cancel(&job, &key).await,
+                    CancelScope::WhileQueued => self.lrm.withdraw(&job, &key).await,
+                };
                 tracing::info!(site.name = %self.name, pilot.key = %key, lrm.job = %job, ?answer, "cancelled a pilot job");
                 Event::LrmCancelled { key, answer }
             }

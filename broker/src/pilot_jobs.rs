@@ -80,6 +80,7 @@ pub fn pilot_job(
         hypervisor: job.hypervisor.clone(),
         scratch: job.scratch.clone(),
         store: job.store.clone(),
+        avoid: order.avoid,
         key: order.key,
         site: order.site,
     }

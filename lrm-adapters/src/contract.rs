@@ -26,10 +26,21 @@ pub struct Capabilities {
     pub min_walltime: bool,
     /// It may start a job again under the same id.
     pub same_id_restart: bool,
+    /// It can be told which nodes a job is not to be started on.
+    pub avoids_nodes: bool,
     /// For how long it still lists a job that has ended. Zero: it does not list ended jobs.
     pub ended_listed_for: Span,
     /// The longest that any call of this adapter takes before it returns "no answer".
     pub call_bound: Span,
+}
+
+/// Which job a command to end it is meant for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cancel {
+    /// The job, whatever it does.
+    Always,
+    /// The job while it waits.
+    WhileWaiting,
 }
 
 /// A site's batch system.
@@ -52,6 +63,14 @@ pub trait LocalResourceManager {
     /// Asks the LRM to end the job `id`, if that job carries `key`: an LRM may have given the id
     /// to another job after a crash.
     fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> impl Future<Output = CancelAnswer> + Send;
+
+    /// Asks the LRM to end the job `id`, if that job carries `key`, and only while it waits: one
+    /// that has started is answered with [`Started`](CancelAnswer::Started) and goes on. An LRM
+    /// that has no such command is asked first; what starts between its answer and the cancel is
+    /// ended. A job that started in the same moment may be answered with
+    /// [`Taken`](CancelAnswer::Taken).
+    fn withdraw(&self, id: &LrmJobId, key: &SubmitKey)
+    -> impl Future<Output = CancelAnswer> + Send;
 
     /// The exact job and command that [`submit`](Self::submit) would send, for people to read.
     fn submit_preview(&self, job: &PilotJob) -> String;
@@ -113,6 +132,15 @@ impl LocalResourceManager for Lrm {
             Self::Htcondor(condor) => condor.cancel(id, key).await,
             Self::Slurm(slurm) => slurm.cancel(id, key).await,
             Self::Pbs(pbs) => pbs.cancel(id, key).await,
+        }
+    }
+
+    async fn withdraw(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
+        match self {
+            Self::Sim(sim) => sim.withdraw(id, key).await,
+            Self::Htcondor(condor) => condor.withdraw(id, key).await,
+            Self::Slurm(slurm) => slurm.withdraw(id, key).await,
+            Self::Pbs(pbs) => pbs.withdraw(id, key).await,
         }
     }
 

@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use protocol::ids::NodeName;
 use protocol::lrm::PilotJob;
 use protocol::slot_file::{BrokerAccess, HypervisorSection};
 use serde::Serialize;
@@ -195,6 +196,22 @@ pub(crate) fn write_script(path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::rename(&new, path)
 }
 
+/// The names that may stand in a command line or an expression of any LRM as they are. Others are
+/// left out: a job that is started on such a node is dealt with there.
+pub(crate) fn plain_names(nodes: &[NodeName]) -> Vec<&str> {
+    let is_plain = |name: &&str| {
+        !name.starts_with('-')
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    nodes
+        .iter()
+        .map(NodeName::as_str)
+        .filter(is_plain)
+        .collect()
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     //! A job with awkward names, to be rendered and run.
@@ -238,6 +255,7 @@ pub(crate) mod testing {
             },
             scratch: home.join("scr\\a'\"tch $USER `id`"),
             store: home.join("sto're %d"),
+            avoid: Vec::new(),
         }
     }
 }

@@ -1,33 +1,19 @@
 //! The conformance suite on a real HTCondor pool of one node (`scripts/lab/condor`).
 
-use std::cell::Cell;
+mod rig;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lrm_adapters::conformance::{Action, Can, Disturbance, Program, Rig, Rule, Shape, Verdict};
+use lrm_adapters::conformance::{Action, Can, Disturbance, Rig, Rule, Shape, TestJobs};
 use lrm_adapters::htcondor::testing::Pool;
 use lrm_adapters::htcondor::{Htcondor, HtcondorSettings, Transfer};
 use lrm_adapters::{LocalResourceManager as _, Lrm};
-use protocol::ids::{SiteName, SubmitKey};
+use protocol::ids::SubmitKey;
 use protocol::lrm::{Observation, PilotJob};
-use protocol::resources::Resources;
-use protocol::slot_file::{BrokerAccess, HypervisorKind, HypervisorSection};
 use protocol::time::Span;
-
-/// The test job; words in capitals are replaced.
-const PILOT: &str = r#"#!/bin/sh
-cd 'DIRECTORY' || exit 90
-n=0
-while [ -e "started.$n" ]; do n=$((n + 1)); done
-term() { : > "term.$n"; [ BEHAVIOUR = obeys ] && exit 0; }
-trap term TERM
-[ "$1 $2" = "run --slot" ] && cp "$3" "slot.$n.toml.new" || exit 91
-mv "slot.$n.toml.new" "slot.$n.toml"
-: > "started.$n"
-case BEHAVIOUR in exits) exit CODE ;; esac
-while :; do sleep 0.05; done
-"#;
+use rig::{check, runs_in, test_jobs};
 
 /// Runs the adapter's commands, or plays what `fault` beside it says.
 const FAULTY: &str = r#"#!/bin/sh
@@ -53,7 +39,7 @@ struct PoolRig<'a> {
     home: PathBuf,
     name: &'static str,
     lrm: Lrm,
-    jobs: Cell<u32>,
+    jobs: TestJobs,
 }
 
 impl<'a> PoolRig<'a> {
@@ -70,17 +56,15 @@ impl<'a> PoolRig<'a> {
             prefix,
             ..settings
         };
+        // Without a comma, which a list of files to copy cannot hold.
+        let jobs = pool.share().join("jobs of 'us' $HOME");
         Self {
             pool,
+            jobs: test_jobs(&home, jobs, &format!("wp-{name}")),
             home,
             name,
             lrm: Lrm::Htcondor(Box::new(Htcondor::new(settings))),
-            jobs: Cell::new(0),
         }
-    }
-
-    fn key(&self, n: u32) -> SubmitKey {
-        SubmitKey::new(&format!("wp-{}-{n}", self.name)).unwrap()
     }
 
     fn fault(&self, word: &str) -> Can {
@@ -95,27 +79,8 @@ impl<'a> PoolRig<'a> {
         self.pool.signal(name, signal).unwrap();
     }
 
-    async fn check(&self, rules: &[Rule], may_be_impossible: &[Rule]) -> Vec<String> {
-        let mut failures = Vec::new();
-        for rule in rules {
-            let verdict = rule.check(self).await;
-            let line = format!(
-                "{}: rule {} {}: {verdict:?}",
-                self.name,
-                rule.number(),
-                rule.title()
-            );
-            println!("{line}");
-            let good = match verdict {
-                Verdict::Pass => true,
-                Verdict::NotApplicable(_) => may_be_impossible.contains(rule),
-                Verdict::Fail(_) => false,
-            };
-            if !good {
-                failures.push(line);
-            }
-        }
-        failures
+    async fn check(&self, rules: &[Rule], impossible: &[Rule]) -> Vec<String> {
+        check(self, self.name, rules, impossible).await
     }
 }
 
@@ -132,59 +97,11 @@ impl Rig for PoolRig<'_> {
     }
 
     fn job(&self, shape: &Shape) -> Result<PilotJob, String> {
-        self.jobs.set(self.jobs.get() + 1);
-        let key = self.key(self.jobs.get());
-        // Without a comma, which a list of files to copy cannot hold.
-        let directory = self.pool.share().join(format!("jobs of 'us' $HOME/{key}"));
-        std::fs::create_dir_all(&directory).unwrap();
-        let token = directory.join("token");
-        std::fs::write(&token, "wp1.very-secret.token").unwrap();
-        std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let (word, code) = match shape.program {
-            Program::Exits(code) => ("exits", code),
-            Program::Obeys => ("obeys", 0),
-            Program::Ignores => ("ignores", 0),
-        };
-        let program = directory.join("pilot");
-        let quoted = directory.display().to_string().replace('\'', r"'\''");
-        let text = PILOT
-            .replace("DIRECTORY", &quoted)
-            .replace("CODE", &code.to_string())
-            .replace("BEHAVIOUR", word);
-        executable(&program, &text);
-        Ok(PilotJob {
-            key,
-            site: SiteName::new("lab").unwrap(),
-            program,
-            resources: Resources {
-                cores: if shape.whole_node { 4 } else { 1 },
-                memory_mib: 128,
-                disk_mib: 64,
-            },
-            walltime: shape.walltime,
-            min_walltime: None,
-            notice: Span::from_secs(3),
-            margin: Span::from_millis(500),
-            broker: BrokerAccess {
-                url: "http://127.0.0.1:1".to_owned(),
-                token_file: token,
-                ca_file: None,
-            },
-            hypervisor: HypervisorSection {
-                kind: HypervisorKind::Null,
-                accelerator: None,
-                binary: None,
-                machine: None,
-                cpu: None,
-            },
-            scratch: self.home.join("scra\"tch"),
-            store: self.home.join("store"),
-            directory,
-        })
+        self.jobs.make(shape)
     }
 
     fn keys(&self) -> Vec<SubmitKey> {
-        (1..=self.jobs.get()).map(|n| self.key(n)).collect()
+        self.jobs.keys()
     }
 
     fn impossible_job(&self) -> Result<PilotJob, String> {
@@ -193,13 +110,8 @@ impl Rig for PoolRig<'_> {
         Ok(job)
     }
 
-    fn is_alive(&self, key: &SubmitKey) -> Result<bool, String> {
-        let mark = format!("{key}/pilot\0");
-        let all = std::fs::read_dir("/proc").map_err(|e| e.to_string())?;
-        Ok(all.flatten().any(|entry| {
-            std::fs::read(entry.path().join("cmdline"))
-                .is_ok_and(|c| String::from_utf8_lossy(&c).contains(&mark))
-        }))
+    async fn is_alive(&self, key: &SubmitKey) -> Result<bool, String> {
+        runs_in(&self.jobs.directory(key))
     }
 
     async fn act(&self, action: Action) -> Can {

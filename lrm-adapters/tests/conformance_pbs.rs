@@ -2,6 +2,7 @@
 //! a history, in the words that were measured on OpenPBS 23.06.06.
 
 mod fake;
+mod rig;
 
 use std::path::Path;
 
@@ -37,18 +38,22 @@ fn adapter(bin: &Path) -> Pbs {
 
 #[tokio::test]
 async fn openpbs_with_history() {
-    whole_suite(&FakeRig::new(play("openpbs", true), adapter), &[]).await;
+    whole_suite(&FakeRig::new(play("openpbs", true), adapter), &[22]).await;
 }
 
 #[tokio::test]
 async fn openpbs_without_history() {
     // How a job has ended is not told.
-    whole_suite(&FakeRig::new(play("openpbs", false), adapter), &[6, 10, 11]).await;
+    whole_suite(
+        &FakeRig::new(play("openpbs", false), adapter),
+        &[6, 10, 11, 22],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn torque() {
-    whole_suite(&FakeRig::new(play("torque", true), adapter), &[11]).await;
+    whole_suite(&FakeRig::new(play("torque", true), adapter), &[11, 22]).await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! measured on HTCondor 23.9: for machines that have no HTCondor.
 
 mod fake;
+mod rig;
 
 use fake::{FakeRig, Play, whole_suite};
 use lrm_adapters::htcondor::{Htcondor, HtcondorSettings};

@@ -2,6 +2,7 @@
 //! on Slurm 22.05: for machines that have no Slurm.
 
 mod fake;
+mod rig;
 
 use std::path::Path;
 

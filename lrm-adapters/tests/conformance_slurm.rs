@@ -2,34 +2,21 @@
 //! as steps and as batch processes. Rules that disturb nobody run at the same time on a node of
 //! their own each; those that hurt the controller one after the other on another cluster.
 
-use std::cell::Cell;
+mod rig;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lrm_adapters::conformance::{Action, Can, Disturbance, Program, Rig, Rule, Shape, Verdict};
+use lrm_adapters::conformance::{Action, Can, Disturbance, Rig, Rule, Shape, TestJobs};
 use lrm_adapters::slurm::testing::{Cluster, is_installed};
 use lrm_adapters::slurm::{Launch, Slurm, SlurmSettings};
 use nix::sys::signal::Signal;
-use protocol::ids::{SiteName, SubmitKey};
+use protocol::ids::SubmitKey;
 use protocol::lrm::PilotJob;
-use protocol::resources::Resources;
-use protocol::slot_file::{BrokerAccess, HypervisorKind, HypervisorSection};
 use protocol::time::Span;
+use rig::{runs_in, test_jobs};
 
 const LAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/lab/slurm");
-
-/// Behaves as [`Program`] says; `BEHAVIOUR` and `CODE` are replaced.
-const PILOT: &str = r#"#!/bin/sh
-cd "${0%/*}" || exit 90
-n=0
-while [ -e "started.$n" ]; do n=$((n + 1)); done
-term() { : > "term.$n"; [ BEHAVIOUR = obeys ] && exit 0; }
-trap term TERM
-[ "$1 $2" = "run --slot" ] && cp "$3" "slot.$n.toml" || exit 91
-: > "started.$n"
-[ BEHAVIOUR = exits ] && exit CODE
-while :; do sleep 0.1; done
-"#;
 
 /// Stands before Slurm's commands and plays what a cluster cannot be made to do: `garble` makes
 /// them print rubbish, and the job whose id is in `hide` is left out of the listing.
@@ -44,11 +31,10 @@ exec "/usr/bin/${0##*/}" "$@"
 struct SlurmRig<'a> {
     cluster: &'a Cluster,
     home: PathBuf,
-    name: String,
     node: &'static str,
     lrm: Slurm,
     rerunnable: bool,
-    jobs: Cell<u32>,
+    jobs: TestJobs,
 }
 
 impl<'a> SlurmRig<'a> {
@@ -79,22 +65,13 @@ impl<'a> SlurmRig<'a> {
         });
         Self {
             cluster,
-            name: format!("wp-{node}"),
+            // A blank, a quote, a dollar, a replacement of Slurm's: everything is escaped.
+            jobs: test_jobs(&home, "jobs of 'us' $HOME %j", &format!("wp-{node}")),
             home,
             node,
             lrm,
             rerunnable,
-            jobs: Cell::new(0),
         }
-    }
-
-    fn key(&self, n: u32) -> SubmitKey {
-        SubmitKey::new(&format!("{}-{n}", self.name)).unwrap()
-    }
-
-    fn directory(&self, key: &SubmitKey) -> PathBuf {
-        // A blank, a quote, a dollar, a replacement of Slurm's: everything is escaped.
-        self.home.join(format!("jobs of 'us' $HOME %j/{key}"))
     }
 
     fn flag(&self, name: &str) -> PathBuf {
@@ -129,53 +106,11 @@ impl Rig for SlurmRig<'_> {
     }
 
     fn job(&self, shape: &Shape) -> Result<PilotJob, String> {
-        self.jobs.set(self.jobs.get() + 1);
-        let key = self.key(self.jobs.get());
-        let directory = self.directory(&key);
-        std::fs::create_dir_all(&directory).unwrap();
-        std::fs::write(directory.join("token"), "wp1.very-secret.token").unwrap();
-        let (word, code) = match shape.program {
-            Program::Exits(code) => ("exits", code),
-            Program::Obeys => ("obeys", 0),
-            Program::Ignores => ("ignores", 0),
-        };
-        let text = PILOT
-            .replace("BEHAVIOUR", word)
-            .replace("CODE", &code.to_string());
-        program(&directory.join("pilot"), &text);
-        Ok(PilotJob {
-            key,
-            site: SiteName::new("lab").unwrap(),
-            program: directory.join("pilot"),
-            resources: Resources {
-                cores: if shape.whole_node { 4 } else { 1 },
-                memory_mib: 128,
-                disk_mib: 64,
-            },
-            walltime: shape.walltime,
-            min_walltime: None,
-            notice: Span::from_secs(2),
-            margin: Span::from_millis(500),
-            broker: BrokerAccess {
-                url: "http://127.0.0.1:1".to_owned(),
-                token_file: directory.join("token"),
-                ca_file: None,
-            },
-            hypervisor: HypervisorSection {
-                kind: HypervisorKind::Null,
-                accelerator: None,
-                binary: None,
-                machine: None,
-                cpu: None,
-            },
-            scratch: self.home.join("scra\"tch"),
-            store: self.home.join("store"),
-            directory,
-        })
+        self.jobs.make(shape)
     }
 
     fn keys(&self) -> Vec<SubmitKey> {
-        (1..=self.jobs.get()).map(|n| self.key(n)).collect()
+        self.jobs.keys()
     }
 
     fn impossible_job(&self) -> Result<PilotJob, String> {
@@ -184,13 +119,8 @@ impl Rig for SlurmRig<'_> {
         Ok(job)
     }
 
-    fn is_alive(&self, key: &SubmitKey) -> Result<bool, String> {
-        let mark = format!("{}/pilot\0run\0", self.directory(key).display());
-        let all = std::fs::read_dir("/proc").map_err(|e| e.to_string())?;
-        Ok(all.flatten().any(|entry| {
-            std::fs::read(entry.path().join("cmdline"))
-                .is_ok_and(|c| String::from_utf8_lossy(&c).contains(&mark))
-        }))
+    async fn is_alive(&self, key: &SubmitKey) -> Result<bool, String> {
+        runs_in(&self.jobs.directory(key))
     }
 
     async fn act(&self, action: Action) -> Can {
@@ -305,23 +235,12 @@ fn is_ready(cluster: &Cluster, node: &str) -> bool {
 
 /// Checks some rules on one rig, one after the other; gives those that do not hold.
 async fn check(rig: &SlurmRig<'_>, rules: &[Rule]) -> Vec<String> {
-    let mut failures = Vec::new();
-    for rule in rules {
-        let verdict = rule.check(rig).await;
-        let line = format!(
-            "{} rule {} {}: {verdict:?}",
-            rig.name,
-            rule.number(),
-            rule.title()
-        );
-        println!("{line}");
-        match verdict {
-            Verdict::Pass => {}
-            Verdict::NotApplicable(_) if *rule == Rule::Requeue && !rig.rerunnable => {}
-            Verdict::NotApplicable(_) | Verdict::Fail(_) => failures.push(line),
-        }
-    }
-    failures
+    let impossible: &[Rule] = if rig.rerunnable {
+        &[]
+    } else {
+        &[Rule::Requeue]
+    };
+    rig::check(rig, rig.node, rules, impossible).await
 }
 
 /// None where Slurm is not installed and nobody insists on it.
@@ -354,6 +273,8 @@ const QUICK: &[Rule] = &[
     Rule::CancelUnknown,
     Rule::MovedEnd,
     Rule::Requeue,
+    Rule::Withdraw,
+    Rule::Avoid,
 ];
 const NODE: &[Rule] = &[Rule::Preemption, Rule::NodeLost];
 /// What hurts the controller.

@@ -6,9 +6,11 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use pilot::exec_guest::Trampoline;
 use pilot::hypervisor::{Guest, GuestId, Hypervisor, Setup, StageRequest, SuspendOrder, WhenLate};
 use pilot::journal::{Claim, Journal, What};
@@ -34,6 +36,8 @@ struct Lab {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
+    // The driver could fetch images; here it does not.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [guest, store, rest @ ..] = args.as_slice() else {
         return Err("usage: suspend_rate GUEST-DIR STORE [MEMORY-MIB [FILL-MIB]]".into());
@@ -54,7 +58,7 @@ async fn main() -> Result<()> {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
-        let predicted = guest.resident_bytes();
+        let predicted = guest.resident_bytes().await;
         let order = SuspendOrder {
             run: Span::ZERO,
             at: Timestamp::from_secs(0),
@@ -64,11 +68,12 @@ async fn main() -> Result<()> {
         let clock = now();
         let made = guest.suspend(order).await?;
         let (took, gone) = (made.took.as_duration(), clock.elapsed());
-        let raw = raw_write(root.path(), made.written)?;
+        let raw = raw_write(root.path(), made.written, 0)?;
+        let direct = raw_write(root.path(), made.written, OFlag::O_DIRECT.bits())?;
         let mib = made.written as f64 / f64::from(1 << 20);
         println!(
             "{} {:.0} ms; suspend {mib:.0} MiB ({:.0} predicted) in {:.0} ms (gone after {:.0}), {:.0} MiB/s; \
-             plain write {:.0} MiB/s; ratio {:.2}",
+             plain write {:.0} MiB/s: ratio {:.2}; direct {:.0} MiB/s: ratio {:.2}",
             if resume { "resume" } else { "boot" },
             started.as_secs_f64() * 1e3,
             predicted as f64 / f64::from(1 << 20),
@@ -77,6 +82,8 @@ async fn main() -> Result<()> {
             mib / took.as_secs_f64(),
             mib / raw.as_secs_f64(),
             raw.as_secs_f64() / took.as_secs_f64(),
+            mib / direct.as_secs_f64(),
+            direct.as_secs_f64() / took.as_secs_f64(),
         );
         if let Some(old) = state.replace(made.state) {
             lab.hypervisor.discard(&old.id).await?;
@@ -86,12 +93,18 @@ async fn main() -> Result<()> {
 }
 
 /// Writes as many bytes that do not compress, and syncs them.
-fn raw_write(dir: &Path, bytes: u64) -> Result<Duration> {
-    let mut block = vec![0; 1 << 20];
-    blake3::Hasher::new().finalize_xof().fill(&mut block);
+fn raw_write(dir: &Path, bytes: u64, flags: i32) -> Result<Duration> {
+    const BLOCK: usize = 4 << 20;
+    let mut memory = vec![0; BLOCK + 4096];
+    let start = memory.as_ptr().align_offset(4096);
+    let block = &mut memory[start..start + BLOCK];
+    blake3::Hasher::new().finalize_xof().fill(block);
     let path = dir.join("plain");
     let clock = now();
-    let mut file = File::create(&path)?;
+    let mut options = File::options();
+    options.write(true).create(true).custom_flags(flags);
+    let mut file = options.open(&path)?;
+    let bytes = bytes.next_multiple_of(4096);
     let mut left = bytes;
     while left > 0 {
         let n = left.min(block.len() as u64);

@@ -78,7 +78,7 @@ async fn a_guest_runs_is_paused_and_goes_on_and_is_killed(kind: HypervisorKind) 
     let slot = site.slot("s1");
     let (guest, mut events) = slot.run(1, &site.spec(""), None).await;
     let seen = first_seen(&guest).await;
-    assert!(guest.resident_bytes() > 0);
+    assert!(guest.resident_bytes().await > 0);
     guest.pause().await.unwrap();
     guest.pause().await.unwrap();
     guest.cont().await.unwrap();

@@ -3,10 +3,12 @@
 //!
 //! * [`harness`] starts and stops a whole installation in a directory of its own and looks at
 //!   the node for leftovers.
+//! * [`peers`]: what must hold on a real batch system, told once for Slurm and HTCondor.
 //! * [`simulation`] runs both cores and the model of the LRM in one thread.
 
 pub mod bench;
 pub mod demo;
 pub mod harness;
+pub mod peers;
 pub mod requests;
 pub mod simulation;

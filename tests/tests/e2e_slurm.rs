@@ -1,10 +1,13 @@
 //! The real programs on a real Slurm, without guests.
 
 use anyhow::Result;
-use e2e::harness::slurm::SlurmSite;
+use e2e::harness::slurm::{Again, SlurmSite};
 use e2e::harness::wait::{PATIENCE, until};
 use e2e::harness::{Guests, Installation, Setup};
+use e2e::peers::audit::pilots;
 use e2e::requests;
+use pilot_submit::client::WorkspaceAction;
+use protocol::api::PilotState;
 use protocol::time::Span;
 use protocol::workspace::WorkspaceState;
 
@@ -16,7 +19,7 @@ async fn a_request_goes_on_after_a_preemption_and_after_the_end_of_its_slot() ->
     };
     let it = Installation::start(&Setup {
         walltime: "1m",
-        batch: Some(slurm.lrm()),
+        batch: Some(slurm.lrm(Again::Never)),
         ..Setup::new(Guests::Null)
     })
     .await?;
@@ -42,6 +45,57 @@ async fn a_request_goes_on_after_a_preemption_and_after_the_end_of_its_slot() ->
     every_pilot_job_is_over_and_was_submitted_once(&slurm).await
 }
 
+#[tokio::test]
+async fn an_id_that_is_given_again_after_a_crash_is_not_ours() -> Result<()> {
+    let Some(slurm) = SlurmSite::start(&["--nodes", "1"])? else {
+        return Ok(());
+    };
+    let it = Installation::start(&Setup {
+        walltime: "1m",
+        batch: Some(slurm.lrm(Again::Never)),
+        ..Setup::new(Guests::Null)
+    })
+    .await?;
+    // The pilot has to wait behind it.
+    let first = slurm.site_job("n1", 50)?;
+    slurm.remember()?;
+    let id = it
+        .queue(&requests::null("unlucky", Span::from_secs(20)), "k1")
+        .await?;
+    let ours = until("a pilot job to wait", PATIENCE, async || {
+        Ok(slurm.pilot_jobs()?.pop())
+    })
+    .await?;
+    until("the broker to know its id", PATIENCE, async || {
+        let pilots = pilots(&it).await?;
+        Ok(pilots.iter().any(|p| p.lrm_job_id.is_some()).then_some(()))
+    })
+    .await?;
+    slurm.forget("n1")?;
+    let theirs = slurm.site_job("n1", 1)?;
+    assert_eq!(theirs, ours.id, "Slurm gives ids again after a crash");
+    // The broker wants its job gone; the other one is not touched.
+    it.user.act(&id, WorkspaceAction::Cancel).await?;
+    it.reaches(&id, WorkspaceState::Cancelled).await?;
+    until("the broker to give its job up", PATIENCE, async || {
+        let pilots = pilots(&it).await?;
+        let over = pilots.iter().all(|p| p.state == PilotState::Ended);
+        Ok(over.then_some(()))
+    })
+    .await?;
+    assert_eq!(slurm.front.count("scancel")?, 0, "{}", slurm.log());
+    slurm.cluster.command("scancel", &[&first])?;
+    until("the site's job to have run", PATIENCE, async || {
+        let jobs = slurm.jobs()?;
+        let job = jobs.iter().find(|j| j.id == theirs);
+        Ok(job.filter(|j| j.state == "COMPLETED").map(drop))
+    })
+    .await?;
+    assert_eq!(slurm.pilot_jobs()?, []);
+    assert_eq!(slurm.front.count("sbatch")?, 1, "{}", slurm.log());
+    it.is_clean().await
+}
+
 /// One `sbatch` for each job, at most one `scancel`, and nothing of ours is left in Slurm.
 async fn every_pilot_job_is_over_and_was_submitted_once(slurm: &SlurmSite) -> Result<()> {
     until("all pilot jobs to be over", PATIENCE, async || {
@@ -53,7 +107,10 @@ async fn every_pilot_job_is_over_and_was_submitted_once(slurm: &SlurmSite) -> Re
     .await?;
     let jobs = slurm.pilot_jobs()?;
     let log = slurm.log();
-    assert_eq!(slurm.calls("sbatch"), jobs.len(), "{jobs:?}\n{log}");
-    assert!(slurm.calls("scancel") <= jobs.len(), "{jobs:?}\n{log}");
+    assert_eq!(slurm.front.count("sbatch")?, jobs.len(), "{jobs:?}\n{log}");
+    assert!(
+        slurm.front.count("scancel")? <= jobs.len(),
+        "{jobs:?}\n{log}"
+    );
     Ok(())
 }

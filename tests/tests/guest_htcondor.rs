@@ -4,6 +4,7 @@ use anyhow::Result;
 use e2e::harness::condor::CondorSite;
 use e2e::harness::wait::{PATIENCE, until};
 use e2e::harness::{CounterLog, Guests, Installation, Setup, guest_dir};
+use e2e::peers::{self, Peer};
 use e2e::requests;
 use protocol::workspace::WorkspaceState;
 
@@ -48,4 +49,32 @@ async fn a_guest_counts_on_after_its_pilot_was_vacated() -> Result<()> {
         assert!(slot.used.overrun.is_zero(), "{slot:?}");
     }
     site.has_no_living_job().await.map(drop)
+}
+
+#[tokio::test]
+async fn a_guest_that_is_vacated_counts_on_under_the_same_id() -> Result<()> {
+    let Some(guest) = guest_dir()? else {
+        return Ok(());
+    };
+    match Peer::htcondor(Some(&guest))? {
+        Some(peer) => {
+            let guest = peer.guest(guest);
+            peers::guest::a_requeued_guest_counts_on(&peer, &guest).await
+        }
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_guest_whose_node_lost_its_power_begins_again() -> Result<()> {
+    let Some(guest) = guest_dir()? else {
+        return Ok(());
+    };
+    match Peer::htcondor(Some(&guest))? {
+        Some(peer) => {
+            let guest = peer.guest(guest);
+            peers::guest::a_guest_without_power_begins_again(&peer, &guest).await
+        }
+        None => Ok(()),
+    }
 }

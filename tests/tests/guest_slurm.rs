@@ -1,9 +1,10 @@
 //! A real guest on a real Slurm: its memory and disk go on where they were.
 
 use anyhow::Result;
-use e2e::harness::slurm::SlurmSite;
+use e2e::harness::slurm::{Again, SlurmSite};
 use e2e::harness::wait::{PATIENCE, until};
 use e2e::harness::{CounterLog, Guests, Installation, Setup, guest_dir};
+use e2e::peers::{self, Peer};
 use e2e::requests;
 use protocol::codes::ReasonCode;
 use protocol::workspace::WorkspaceState;
@@ -22,7 +23,7 @@ async fn a_guest_that_is_preempted_counts_on_in_the_next_pilot_job() -> Result<(
         // What Slurm gives at every ending: its KillWait, less what its KILL comes early.
         notice: "15s",
         idle_limit: "2s",
-        batch: Some(slurm.lrm()),
+        batch: Some(slurm.lrm(Again::Never)),
         ..Setup::new(Guests::Qemu)
     })
     .await?;
@@ -52,7 +53,29 @@ async fn a_guest_that_is_preempted_counts_on_in_the_next_pilot_job() -> Result<(
     it.is_clean().await?;
     it.life_is_sound(&id).await?;
     let jobs = slurm.pilot_jobs()?;
-    assert_eq!(slurm.calls("sbatch"), jobs.len(), "{jobs:?}");
+    assert_eq!(slurm.front.count("sbatch")?, jobs.len(), "{jobs:?}");
     assert!(jobs.len() >= 2, "{jobs:?}\n{story}");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_guest_that_is_requeued_counts_on_under_the_same_id() -> Result<()> {
+    let Some(guest) = guest_dir()? else {
+        return Ok(());
+    };
+    match Peer::slurm(&["--nodes", "1", "--kill-wait", "16"])? {
+        Some(peer) => peers::guest::a_requeued_guest_counts_on(&peer, &guest).await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_guest_whose_node_lost_its_power_begins_again_elsewhere() -> Result<()> {
+    let Some(guest) = guest_dir()? else {
+        return Ok(());
+    };
+    match Peer::slurm(&["--nodes", "2", "--node-timeout", "10"])? {
+        Some(peer) => peers::guest::a_guest_without_power_begins_again(&peer, &guest).await,
+        None => Ok(()),
+    }
 }

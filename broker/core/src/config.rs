@@ -66,7 +66,9 @@ pub struct ProvisionPolicy {
     pub close_after: Span,
     /// A queued pilot without work is withdrawn after so long.
     pub surplus_after: Span,
-    /// After so many guests in a row that failed on a node it gets none for `avoid_node_for`.
+    /// After so many failures in a row on a node it gets no guests for `avoid_node_for`, and
+    /// submits ask for other nodes: guests that failed there, and pilots that ended there without
+    /// registering (of those one less than makes the site pause is enough).
     pub avoid_node_after: u32,
     /// How long a node is avoided.
     pub avoid_node_for: Span,

@@ -2,7 +2,7 @@
 
 use protocol::api::{SiteView, WorkspaceView};
 use protocol::codes::{ErrorBody, ErrorCode};
-use protocol::ids::{LrmJobId, SiteName, SubmitKey};
+use protocol::ids::{LrmJobId, NodeName, SiteName, SubmitKey};
 use protocol::messages::{RegisterReply, SyncReply};
 use protocol::resources::Resources;
 use protocol::time::{Span, Timestamp};
@@ -95,9 +95,20 @@ pub enum Effect {
         key: SubmitKey,
         /// Which, to the LRM.
         job: LrmJobId,
+        /// What it may hit.
+        scope: CancelScope,
     },
     /// The pilots' held syncs have news: poll those that are held.
     Wake(Vec<SubmitKey>),
+}
+
+/// What a cancel may hit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CancelScope {
+    /// The job, whatever it does.
+    Whatever,
+    /// The job while it waits; one that has started goes on.
+    WhileQueued,
 }
 
 /// The part of a [`protocol::lrm::PilotJob`] that is decided here; the rest is configuration.
@@ -113,4 +124,6 @@ pub struct PilotOrder {
     pub walltime: Span,
     /// The shortest that is of use.
     pub min_walltime: Span,
+    /// Nodes that it is better not started on, those that are avoided longest first.
+    pub avoid: Vec<NodeName>,
 }

@@ -39,9 +39,9 @@ impl Broker {
         for (node, trouble) in &known.nodes {
             if let Some(until) = trouble.avoid_until.filter(|at| *at > now) {
                 sentences.push(format!(
-                    "node {node} gets no guests until {}: {} failed on it in a row",
+                    "node {node} gets no guests until {}, and submits ask for other nodes where the LRM lets them: {} in a row on it",
                     hour(until, now),
-                    count(trouble.failures, "guest")
+                    count(trouble.failures, "failure")
                 ));
             }
         }

@@ -5,7 +5,7 @@
 //! either.
 
 use protocol::codes::{Reason, ReasonCode};
-use protocol::ids::{Generation, SubmitKey, WorkspaceId};
+use protocol::ids::{Generation, NodeName, SiteName, SubmitKey, WorkspaceId};
 use protocol::lease::{EndOutcome, LeasePhase, LeaseReport, StateRef};
 use protocol::time::{Span, Timestamp};
 use protocol::workspace::{AdvanceTo, WorkspaceState};
@@ -275,7 +275,7 @@ impl Broker {
         }
         self.declined(now, lease);
         if !corrupt && reason.code != ReasonCode::StateIncompatible {
-            self.node_failed(now, lease);
+            self.guest_failed_on(now, lease);
         }
         if lease.resumed_from.is_some() {
             let mut give_up = corrupt;
@@ -404,14 +404,25 @@ impl Broker {
         });
     }
 
-    fn node_failed(&mut self, now: Timestamp, lease: &LeaseRecord) {
+    fn guest_failed_on(&mut self, now: Timestamp, lease: &LeaseRecord) {
         let Some(site) = self.tables.pilots.get(&lease.slot).map(|p| p.site.clone()) else {
             return;
         };
-        let policy = &self.config().provision;
-        let (limit, pause) = (policy.avoid_node_after, policy.avoid_node_for);
-        self.tables.edit_site(&site, |s| {
-            let trouble = s.nodes.entry(lease.node.clone()).or_insert(NodeTrouble {
+        let limit = self.config().provision.avoid_node_after;
+        self.node_failed(now, &site, &lease.node, limit);
+    }
+
+    /// Remembers a failure on a node; at the `limit`th in a row the node is avoided for a while.
+    pub(crate) fn node_failed(
+        &mut self,
+        now: Timestamp,
+        site: &SiteName,
+        node: &NodeName,
+        limit: u32,
+    ) {
+        let pause = self.config().provision.avoid_node_for;
+        self.tables.edit_site(site, |s| {
+            let trouble = s.nodes.entry(node.clone()).or_insert(NodeTrouble {
                 failures: 0,
                 avoid_until: None,
             });

@@ -48,7 +48,7 @@ mod words;
 
 pub use changes::{Changes, Forgotten, Records};
 pub use config::{BrokerConfig, ProvisionPolicy, SiteConfig};
-pub use effect::{Effect, PilotOrder, Reply, Step, SyncDecision};
+pub use effect::{CancelScope, Effect, PilotOrder, Reply, Step, SyncDecision};
 pub use event::{Caller, Event};
 pub use state::Broker;
 pub use views::WorkspaceFilter;

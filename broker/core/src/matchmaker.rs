@@ -13,6 +13,7 @@ use protocol::time::{Span, Timestamp};
 
 use crate::config::SiteConfig;
 use crate::fit;
+use crate::pilot_job::is_being_withdrawn;
 use crate::queue::{Class, ClassKey, need};
 use crate::records::{PilotRecord, SlotRecord};
 use crate::state::Broker;
@@ -61,6 +62,7 @@ impl Broker {
             && slot.free.cores > 0
             && now.since(slot.heard) < self.config().lease_ttl
             && self.leave(p).is_none()
+            && !is_being_withdrawn(p)
             && self.avoids(now, &p.site, slot).is_none();
         if !open {
             return None;

@@ -6,8 +6,8 @@ use protocol::ids::SubmitKey;
 use protocol::time::{Span, Timestamp};
 
 use crate::BrokerConfig;
-use crate::effect::Effect;
-use crate::pilot_job::{latest_end, looking_up};
+use crate::effect::{CancelScope, Effect};
+use crate::pilot_job::{is_being_withdrawn, is_surplus, latest_end, looking_up};
 use crate::records::{CancelProgress, PilotRecord, SubmitProgress};
 use crate::state::Broker;
 use crate::words::hour;
@@ -44,6 +44,10 @@ fn look_up_due(p: &PilotRecord) -> Option<Timestamp> {
 
 fn cancel_due(p: &PilotRecord) -> Option<Timestamp> {
     match (&p.cancel, &p.job, p.state) {
+        // Whether it stays is for the LRM to say.
+        (CancelProgress::Wanted { next, .. }, _, PilotState::Active) if is_being_withdrawn(p) => {
+            Some(*next)
+        }
         // A pilot that speaks is asked to leave, and does: no command is needed.
         (_, _, PilotState::Ended | PilotState::Active) | (_, None, _) => None,
         (CancelProgress::Wanted { next, .. }, Some(_), _) => Some(*next),
@@ -123,6 +127,10 @@ impl Broker {
         let lost = is_past(lost_due(self.config(), p));
         let close = is_past(close_due(self.config(), p));
         let (site, job) = (p.site.clone(), p.job.clone());
+        let scope = match is_surplus(p) {
+            true => CancelScope::WhileQueued,
+            false => CancelScope::Whatever,
+        };
         let policy = &self.config().provision;
         let (every, cancel_every) = (policy.look_up_every, policy.cancel_every);
         let later = |every: Span, tries: u32| {
@@ -162,6 +170,7 @@ impl Broker {
                 site,
                 key: key.clone(),
                 job,
+                scope,
             });
         }
         if lost {

@@ -22,6 +22,18 @@ use crate::state::Broker;
 use crate::tables::Note;
 use crate::words::job_end;
 
+/// It is to be withdrawn from the queue because there is no work for it; the LRM has not taken
+/// that wish yet.
+pub(crate) fn is_surplus(p: &PilotRecord) -> bool {
+    matches!(&p.cancel, CancelProgress::Wanted { reason, .. } if reason.code == ReasonCode::Surplus)
+}
+
+/// The LRM was told to take it out of the queue and has not answered. Whether a pilot that comes
+/// meanwhile stays is not known: it gets no guests, so that none is hit.
+pub(crate) fn is_being_withdrawn(p: &PilotRecord) -> bool {
+    is_surplus(p) && matches!(&p.cancel, CancelProgress::Wanted { tries, .. } if *tries > 0)
+}
+
 impl Broker {
     pub(crate) fn lrm_submitted(
         &mut self,
@@ -141,6 +153,10 @@ impl Broker {
             // That the LRM does not know the job is no proof that its processes are gone; the
             // pilot job is closed by time, as any that is missing from the listings.
             CancelAnswer::Taken | CancelAnswer::NoSuchJob => true,
+            CancelAnswer::Started => {
+                self.keep_started(now, key);
+                return Reply::None;
+            }
             CancelAnswer::Refused(words) | CancelAnswer::NoAnswer(words) => {
                 self.note_pilot(now, key, "cancel_failed", format!("not cancelled: {words}"));
                 false
@@ -155,7 +171,21 @@ impl Broker {
                 };
             }
         });
+        // One that has come meanwhile is told to leave.
+        self.wake.insert(key.clone());
         Reply::None
+    }
+
+    /// A withdrawal came too late, by the LRM's word: the pilot that has started is kept.
+    fn keep_started(&mut self, now: Timestamp, key: &SubmitKey) {
+        let open = (self.tables.pilots.get(key)).is_some_and(is_surplus);
+        if open {
+            self.tables
+                .edit_pilot(key, |p| p.cancel = CancelProgress::No);
+            let text = "kept: it had started before it was withdrawn";
+            self.note_pilot(now, key, "kept", text.to_owned());
+            self.wake.insert(key.clone());
+        }
     }
 
     /// The LRM has the job.
@@ -306,7 +336,8 @@ impl Broker {
     }
 
     /// A pilot job has come out of the queue: learns how long that takes, and keeps one that was
-    /// to be withdrawn from the queue, unless the LRM has taken that wish.
+    /// to be withdrawn from the queue, unless the LRM was told so already: then its answer
+    /// decides, and until then the pilot gets no guests.
     pub(crate) fn has_started(&mut self, now: Timestamp, key: &SubmitKey) {
         let Some(p) = self.tables.pilots.get(key) else {
             return;
@@ -317,9 +348,14 @@ impl Broker {
             && p.slot.is_none()
             && !p.by_hand
             && p.lrm.restarts == 0;
-        let surplus = matches!(&p.cancel, CancelProgress::Wanted { reason, .. }
-            if reason.code == ReasonCode::Surplus);
-        if surplus {
+        if is_being_withdrawn(p) {
+            let soon = now + self.config().provision.cancel_every;
+            self.tables.edit_pilot(key, |p| {
+                if let CancelProgress::Wanted { next, .. } = &mut p.cancel {
+                    *next = soon.min(*next);
+                }
+            });
+        } else if is_surplus(p) {
             self.tables
                 .edit_pilot(key, |p| p.cancel = CancelProgress::No);
         }
@@ -373,7 +409,7 @@ impl Broker {
         self.end_pilot(now, key, reason);
         self.wake.insert(key.clone());
         if young {
-            self.died_young(&site, key);
+            self.died_young(now, &site, key);
         }
     }
 
@@ -446,10 +482,17 @@ impl Broker {
         });
     }
 
-    fn died_young(&mut self, site: &SiteName, key: &SubmitKey) {
+    fn died_young(&mut self, now: Timestamp, site: &SiteName, key: &SubmitKey) {
         let node = self.tables.pilots.get(key).and_then(|p| p.lrm.node.clone());
-        let place = node.map_or_else(String::new, |n| format!(", the last one on node {n}"));
-        let limit = self.config().provision.pause_after_died_young;
+        let place =
+            (node.as_ref()).map_or_else(String::new, |n| format!(", the last one on node {n}"));
+        let policy = &self.config().provision;
+        let limit = policy.pause_after_died_young;
+        if let Some(node) = node {
+            // One node that swallows pilots is avoided before the whole site is paused for it.
+            let avoid_after = policy.avoid_node_after.min(limit.saturating_sub(1)).max(1);
+            self.node_failed(now, site, &node, avoid_after);
+        }
         self.tables.edit_site(site, |s| {
             s.died_young += 1;
             if s.died_young >= limit {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use protocol::api::PilotState;
 use protocol::codes::{Reason, ReasonCode};
-use protocol::ids::SubmitKey;
+use protocol::ids::{NodeName, SiteName, SubmitKey};
 use protocol::time::{Span, Timestamp};
 
 use crate::config::SiteConfig;
@@ -33,6 +33,8 @@ pub(crate) struct Counts {
 
 /// So much of a slot is not worth a pilot of its own while others are coming.
 const LITTLE: f64 = 0.1;
+/// Nodes that one submit leaves out.
+const MOST_AVOIDED: usize = 32;
 
 /// Waiting requests of one class that no pilot is there or coming for.
 pub(crate) struct Need {
@@ -283,7 +285,20 @@ impl Broker {
             resources: site.slot,
             walltime,
             min_walltime,
+            avoid: self.avoided(now, &site.name),
         }));
+    }
+
+    /// The nodes that a submit asks the LRM to leave out: those that get no guests now. At most
+    /// so many that the command stays short.
+    fn avoided(&self, now: Timestamp, site: &SiteName) -> Vec<NodeName> {
+        let mut nodes: Vec<_> = (self.tables.sites.get(site).into_iter())
+            .flat_map(|known| &known.nodes)
+            .filter_map(|(node, t)| Some((t.avoid_until.filter(|at| *at > now)?, node)))
+            .collect();
+        nodes.sort_by(|(a, _), (b, _)| b.cmp(a));
+        nodes.truncate(MOST_AVOIDED);
+        nodes.into_iter().map(|(_, node)| node.clone()).collect()
     }
 
     /// Records a new pilot job under a key that no other ever had or will have.
@@ -343,6 +358,13 @@ impl Broker {
         };
         self.note_pilot(now, &key, "decided", text);
         key
+    }
+
+    /// True while a pilot job waits that nobody has asked back. Nothing of its own may be due while it
+    /// does, and without a tick none would be found to be too many.
+    pub(crate) fn may_be_surplus(&self) -> bool {
+        let mut live = (self.config().sites.iter()).flat_map(|s| self.tables.live(&s.name));
+        live.any(|p| p.state == PilotState::Queued && p.cancel == CancelProgress::No && !p.by_hand)
     }
 
     /// Withdraws queued pilots that there is no work for any more, the youngest first.

@@ -87,7 +87,9 @@ impl Broker {
     /// When the next [`Event::Tick`] is due, if time alone can change anything.
     pub fn next_wakeup(&self) -> Option<Timestamp> {
         let round = self.tables.config.provision.round;
-        let work = !self.tables.queue.is_empty() || !self.tables.pilot_due.is_empty();
+        let work = !self.tables.queue.is_empty()
+            || !self.tables.pilot_due.is_empty()
+            || self.may_be_surplus();
         let regular = work.then(|| self.ticked.map_or(Timestamp::default(), |t| t + round));
         let lease = self.tables.lease_due.first().map(|(at, _)| *at);
         let pilot = self.tables.pilot_due.first().map(|(at, _)| *at);

@@ -16,6 +16,7 @@ use protocol::time::{Span, Timestamp};
 use protocol::workspace::AdvanceTo;
 
 use crate::effect::{Reply, SyncDecision};
+use crate::pilot_job::is_being_withdrawn;
 use crate::records::{
     CancelProgress, Hold, LeaseRecord, Log, PilotRecord, SlotRecord, Told, Wish, WorkspaceRecord,
 };
@@ -283,6 +284,8 @@ impl Broker {
             return Some(Reason::new(ReasonCode::JobEnded, text));
         }
         match &p.cancel {
+            // The LRM's answer decides.
+            CancelProgress::Wanted { .. } if is_being_withdrawn(p) => {}
             CancelProgress::Wanted { reason, .. } | CancelProgress::Taken { reason } => {
                 return Some(reason.clone());
             }

@@ -199,6 +199,33 @@ fn pilots_without_work_are_withdrawn_and_a_drain_withdraws_all() {
 }
 
 #[test]
+fn the_last_request_s_end_withdraws_the_pilot_that_waits_for_it() {
+    let mut w = World::new(config(vec![site_config("A", room(2, 6144))]));
+    let id = w.submit("anna", spec(4096, Span::from_mins(40)));
+    w.pass_ticking(Span::from_secs(10));
+    w.honest_submits();
+    w.observe("A");
+    let by = admin();
+    w.step(Event::Cancel { id, by });
+    // Nothing is queued, and nothing is due: only the broker's own timer can find it.
+    for _ in 0..20 {
+        if w.todo
+            .iter()
+            .any(|e| matches!(e, Effect::CancelPilot { .. }))
+        {
+            return;
+        }
+        let at = w
+            .broker
+            .next_wakeup()
+            .expect("the broker has to look again");
+        w.pass(at.since(w.now).max(Span::from_secs(1)));
+        w.step(Event::Tick);
+    }
+    panic!("it waits for ever: {}", why_site(&w, "A"));
+}
+
+#[test]
 fn explain_tells_who_waits_for_what() {
     let mut w = two_sites();
     let ids: Vec<_> = (0..5)

@@ -41,6 +41,9 @@ pub struct PilotJob {
     pub scratch: PathBuf,
     /// The site's store.
     pub store: PathBuf,
+    /// Nodes that it is better not started on: what ran there lately has failed. An LRM that has
+    /// no words for this starts it anywhere.
+    pub avoid: Vec<NodeName>,
 }
 
 /// Answer to a submit.
@@ -69,6 +72,8 @@ pub enum Observation {
 pub enum CancelAnswer {
     /// The LRM has taken the wish; the job may live on for its notice.
     Taken,
+    /// It was to be ended only while it waits, and it does not wait: nothing was done to it.
+    Started,
     /// The LRM knows no such job. Not a proof that its processes are gone.
     NoSuchJob,
     /// The LRM said no.

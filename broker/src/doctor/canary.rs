@@ -330,6 +330,7 @@ fn job(ward: &Ward<'_>) -> Result<PilotJob, String> {
         resources: Resources { ..terms.slot },
         walltime,
         min_walltime: walltime,
+        avoid: Vec::new(),
     };
     let url = broker_url(ward.settings);
     Ok(pilot_jobs::pilot_job(

@@ -337,6 +337,11 @@ fn cancel(evidence: &Evidence) -> Finding {
             "the LRM says that there is no such job",
             "may this account cancel its jobs? Are the broker's host and the nodes in one cluster?",
         ),
+        Some((_, CancelAnswer::Started)) => Finding::problem(
+            check,
+            "the LRM would end the job only while it waits",
+            "that is no answer to a cancel: report it with the LRM's name and version",
+        ),
         Some((_, CancelAnswer::Refused(why) | CancelAnswer::NoAnswer(why))) => Finding::problem(
             check,
             format!("the job could not be cancelled: {why}"),

@@ -1,13 +1,13 @@
 //! `condor_submit`, `condor_q` and `condor_rm` of HTCondor 23.9, as measured.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use lrm_adapters::sim::model::{JobNumber, JobRequest};
 use lrm_adapters::sim::profiles::Launch;
 use lrm_adapters::sim::wire::{JobOrder, JobRow, Request, Response, Task};
-use protocol::ids::SubmitKey;
+use protocol::ids::{NodeName, SubmitKey};
 use protocol::lrm::{JobEnd, JobState};
 use protocol::resources::Resources;
 use protocol::time::{Span, Timestamp};
@@ -121,6 +121,7 @@ pub(crate) fn submit(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
         walltime: Span::from_secs(duration),
         min_walltime: None,
         begin: None,
+        exclude: excluded(wanted.text("requirements")?),
         priority: 0,
         launch: Launch::Batch,
         rerunnable: true,
@@ -138,6 +139,14 @@ pub(crate) fn submit(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
         )),
         other => nothing("condor_submit", &other),
     }
+}
+
+/// The machines that the job must not have.
+fn excluded(requirements: &str) -> BTreeSet<NodeName> {
+    let named = requirements.split("TARGET.Machine =!= \"").skip(1);
+    named
+        .filter_map(|rest| NodeName::new(rest.split('"').next()?).ok())
+        .collect()
 }
 
 /// The starter's part: the descriptions of job and machine beside the job (transcript 03).
@@ -210,11 +219,14 @@ pub(crate) fn remove(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
         let order = Request::Job {
             job: JobNumber(row.seen.id.as_str().parse().context("read a number")?),
             key: None,
-            order: JobOrder::Cancel,
+            order: match constraint.contains("JobStatus == 1") {
+                true => JobOrder::Withdraw,
+                false => JobOrder::Cancel,
+            },
         };
         match ask(play, &order) {
             Answer::Told(Response::Done) => removed = true,
-            Answer::Told(Response::NoSuchJob) => {}
+            Answer::Told(Response::NoSuchJob | Response::Started) => {}
             other => return nothing("condor_rm", &other),
         }
     }
@@ -230,9 +242,20 @@ pub(crate) fn remove(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
     })
 }
 
-/// Comparisons that are joined by `&&`: what is asked here.
+/// Comparisons that are joined by `&&`, some of them in brackets and by `||`: what is asked here.
 fn meets(ad: &Map<String, Value>, constraint: &str) -> anyhow::Result<bool> {
     for term in constraint.split(" && ") {
+        let either = term.strip_prefix('(').and_then(|t| t.strip_suffix(')'));
+        if let Some(either) = either {
+            let mut any = false;
+            for term in either.split(" || ") {
+                any |= meets(ad, term)?;
+            }
+            if !any {
+                return Ok(false);
+            }
+            continue;
+        }
         let words: Vec<&str> = term.split_whitespace().collect();
         let [name, operator, value] = words.as_slice() else {
             bail!("understand the constraint `{term}`");

@@ -1,5 +1,6 @@
 //! `sbatch`, `squeue`, `scancel` and `srun` of Slurm 22.05, as measured.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt as _;
@@ -11,7 +12,7 @@ use lrm_adapters::sim::model::{JobNumber, JobRequest};
 use lrm_adapters::sim::profiles::Launch;
 use lrm_adapters::sim::wire::{JobOrder, JobRow, Request, Response, Task};
 use lrm_adapters::sim::words::state_word;
-use protocol::ids::SubmitKey;
+use protocol::ids::{NodeName, SubmitKey};
 use protocol::lrm::{JobEnd, JobState};
 use protocol::resources::Resources;
 use protocol::time::{Span, Timestamp};
@@ -50,6 +51,7 @@ pub(crate) fn sbatch(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
         walltime: Span::from_mins(10),
         min_walltime: None,
         begin: None,
+        exclude: BTreeSet::new(),
         priority: 0,
         launch: Launch::Batch,
         rerunnable: true,
@@ -70,6 +72,10 @@ pub(crate) fn sbatch(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
                 request.min_walltime = Some(Span::from_mins(least));
             }
             "--partition" => value.clone_into(&mut request.queue),
+            "--exclude" => {
+                let names = value.split(',').map(NodeName::new);
+                request.exclude = names.collect::<Result<_, _>>().context("read --exclude")?;
+            }
             "--output" => output = Some(PathBuf::from(value.replace("%%", "%"))),
             "--chdir" => directory = Some(PathBuf::from(value)),
             "--requeue" => request.rerunnable = true,
@@ -84,6 +90,19 @@ pub(crate) fn sbatch(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
                 ));
             }
             _ => script = Some(PathBuf::from(arg)),
+        }
+    }
+    if !request.exclude.is_empty() {
+        let nodes = match ask(play, &Request::Nodes) {
+            Answer::Told(Response::Nodes(rows)) => rows,
+            other => return nothing(SUBMIT_FAILED, &other),
+        };
+        let is_known = |name: &NodeName| nodes.iter().any(|row| row.name == *name);
+        if !request.exclude.iter().all(is_known) {
+            return Ok(Said::err(
+                1,
+                format!("{SUBMIT_FAILED}: Invalid node name specified\n"),
+            ));
         }
     }
     let script = script.context("find the script")?;
@@ -272,8 +291,10 @@ fn time(at: Option<Timestamp>) -> String {
 }
 
 pub(crate) fn scancel(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
-    let [id] = args else {
-        bail!("play scancel with {args:?}");
+    let (id, order) = match args {
+        [id] => (id, JobOrder::Cancel),
+        ["--state=PENDING", id] => (id, JobOrder::Withdraw),
+        other => bail!("play scancel with {other:?}"),
     };
     let Ok(job) = id.parse().map(JobNumber) else {
         return Ok(Said::err(
@@ -284,12 +305,14 @@ pub(crate) fn scancel(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
     let order = Request::Job {
         job,
         key: None,
-        order: JobOrder::Cancel,
+        order,
     };
     match ask(play, &order) {
         Answer::Told(Response::Done) => Ok(Said::default()),
         // Of an unknown id, as of one that is over, nothing is said (transcript 08).
         Answer::Told(Response::NoSuchJob) => Ok(Said::default()),
+        // Nor of one that is not in the wanted state.
+        Answer::Told(Response::Started) => Ok(Said::default()),
         other => Ok(Said {
             code: 8,
             ..nothing(

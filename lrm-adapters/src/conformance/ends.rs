@@ -6,9 +6,10 @@ use protocol::time::Span;
 
 use super::rig::{Action, Program, Rig, Shape, need};
 use super::watch::{
-    end, ended, gone, listed, need_ends_told, over, running, slot, started, submit, until,
+    Submitted, end, ended, gone, listed, need_ends_told, over, running, slot, started, submit,
+    until,
 };
-use super::{Checked, fail};
+use super::{Checked, Stop, fail};
 use crate::contract::LocalResourceManager as _;
 
 pub(super) async fn exit_code(rig: &impl Rig) -> Checked {
@@ -19,6 +20,7 @@ pub(super) async fn exit_code(rig: &impl Rig) -> Checked {
             ..Shape::obeying()
         };
         let job = submit(rig, &shape).await?;
+        started(rig, &job, 0).await?;
         let how = ended(rig, &job).await?;
         if how != JobEnd::Exited(code) {
             return fail(format!("a job that exits with {code} is listed as {how:?}"));
@@ -27,48 +29,92 @@ pub(super) async fn exit_code(rig: &impl Rig) -> Checked {
     Ok(())
 }
 
-pub(super) async fn cancel_queued(rig: &impl Rig) -> Checked {
+/// Jobs that take all the nodes, and one that waits behind them.
+async fn waiting(rig: &impl Rig) -> Result<(Vec<Submitted>, Submitted), Stop> {
     let whole = Shape {
         whole_node: true,
         ..Shape::obeying()
     };
     // One job more than there are nodes: the last one waits.
     let mut jobs = vec![running(rig, &whole).await?];
-    let queued = loop {
+    loop {
         let job = submit(rig, &whole).await?;
         let seen = listed(rig, &job, |j| {
             matches!(j.state, JobState::Running | JobState::Queued)
         })
         .await?;
-        if seen.state == JobState::Queued && settled_as_queued(rig, &job).await {
-            break job;
+        if seen.state == JobState::Queued && settled_as_queued(rig, &job).await? {
+            return Ok((jobs, job));
         }
         if jobs.len() > 16 {
             return fail("17 whole nodes were not enough to make a job wait".to_owned());
         }
         jobs.push(job);
-    };
+    }
+}
+
+pub(super) async fn cancel_queued(rig: &impl Rig) -> Checked {
+    let (jobs, queued) = waiting(rig).await?;
     let answer = rig.lrm().cancel(&queued.id, &queued.job.key).await;
-    if answer != CancelAnswer::Taken {
-        return fail(format!("the cancel was answered with {answer:?}"));
-    }
-    let how = over(rig, &queued).await?;
-    if how.as_ref().is_some_and(|h| *h != JobEnd::Cancelled) || queued.file("started.0").exists() {
-        return fail(format!(
-            "the cancelled job is listed as {how:?}, or had started"
-        ));
-    }
+    never_started(rig, &queued, &answer).await?;
     for job in &jobs {
         end(rig, job).await?;
     }
     Ok(())
 }
 
+/// A job that waited is over by this cancel.
+async fn never_started(rig: &impl Rig, queued: &Submitted, answer: &CancelAnswer) -> Checked {
+    if *answer != CancelAnswer::Taken {
+        return fail(format!("the cancel was answered with {answer:?}"));
+    }
+    let how = over(rig, queued).await?;
+    if how.as_ref().is_some_and(|h| *h != JobEnd::Cancelled) || queued.file("started.0").exists() {
+        return fail(format!(
+            "the cancelled job is listed as {how:?}, or had started"
+        ));
+    }
+    Ok(())
+}
+
+pub(super) async fn withdraw(rig: &impl Rig) -> Checked {
+    let (jobs, queued) = waiting(rig).await?;
+    for job in &jobs {
+        let answer = rig.lrm().withdraw(&job.id, &job.job.key).await;
+        if answer != CancelAnswer::Started {
+            return fail(format!(
+                "the withdrawal of a job that runs was answered with {answer:?}"
+            ));
+        }
+    }
+    let other = rig.lrm().withdraw(&queued.id, &jobs[0].job.key).await;
+    if other != CancelAnswer::NoSuchJob {
+        return fail(format!(
+            "a withdrawal with another job's key was answered with {other:?}"
+        ));
+    }
+    let answer = rig.lrm().withdraw(&queued.id, &queued.job.key).await;
+    never_started(rig, &queued, &answer).await?;
+    for job in &jobs {
+        let seen = listed(rig, job, |_| true).await?;
+        if seen.state != JobState::Running || job.file("term.0").exists() {
+            return fail(format!("a withdrawal has hit a job that runs: {seen:?}"));
+        }
+        end(rig, job).await?;
+    }
+    Ok(())
+}
+
 /// Schedulers with a cycle show every job as queued for a moment: believe it when it lasts.
-async fn settled_as_queued(rig: &impl Rig, job: &super::watch::Submitted) -> bool {
+async fn settled_as_queued(rig: &impl Rig, job: &Submitted) -> Result<bool, Stop> {
     let pause = rig.patience() / 20;
     let running = listed(rig, job, |j| j.state == JobState::Running);
-    tokio::time::timeout(pause, running).await.is_err()
+    if tokio::time::timeout(pause, running).await.is_ok() {
+        return Ok(false);
+    }
+    // Listings may be rationed: there may have been none in the meantime.
+    let seen = listed(rig, job, |_| true).await?;
+    Ok(seen.state == JobState::Queued && !job.file("started.0").exists())
 }
 
 pub(super) async fn cancel_running(rig: &impl Rig) -> Checked {
@@ -240,7 +286,7 @@ pub(super) async fn node_lost(rig: &impl Rig) -> Checked {
     // The first start's processes are dealt with when the node is back.
     until(
         rig,
-        || async { (rig.is_alive(&job.job.key) != Ok(true)).then_some(()) },
+        || async { (rig.is_alive(&job.job.key).await != Ok(true)).then_some(()) },
         || "processes live on after the node came back".to_owned(),
     )
     .await

@@ -20,9 +20,7 @@ pub struct Shape {
     pub program: Program,
 }
 
-/// How a test job behaves. Every one of them first writes `started.<n>` (n counting from 0) into
-/// its job directory and copies its slot file to `slot.<n>.toml` there, and writes `term.<n>`
-/// when it gets its first SIGTERM.
+/// How a test job behaves; [`TestJobs`](super::TestJobs) makes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Program {
     /// Ends with this code at once.
@@ -110,7 +108,7 @@ pub trait Rig {
     ///
     /// # Errors
     /// Why that cannot be known here.
-    fn is_alive(&self, key: &SubmitKey) -> Result<bool, String>;
+    async fn is_alive(&self, key: &SubmitKey) -> Result<bool, String>;
 
     /// Does it to the LRM.
     async fn act(&self, action: Action) -> Can;
@@ -123,6 +121,13 @@ pub trait Rig {
 
     /// How long to wait for what has to happen.
     fn patience(&self) -> Duration;
+
+    /// How long a job may wait in the queue: when it is still there after that, its rule is not
+    /// applicable. None: the LRM has nothing else to do, so a job has to start within the
+    /// patience.
+    fn queue_limit(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Turns what a rig cannot do into the end of a check.

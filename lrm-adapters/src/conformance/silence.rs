@@ -57,6 +57,14 @@ async fn no_answer_under(rig: &impl Rig, disturbance: Disturbance) -> Checked {
     if !matches!(cancelled, CancelAnswer::NoAnswer(_)) {
         return fail(format!("silence after a cancel was read as {cancelled:?}"));
     }
+    let withdrawn = timeout(bound, lrm.withdraw(&job.id, &job.job.key))
+        .await
+        .map_err(late)?;
+    if !matches!(withdrawn, CancelAnswer::NoAnswer(_)) {
+        return fail(format!(
+            "silence after a withdrawal was read as {withdrawn:?}"
+        ));
+    }
     rig.calm().await;
     let seen = listed(rig, &job, |_| true).await?;
     if seen.state != JobState::Running {
@@ -87,7 +95,7 @@ pub(super) async fn restarted(rig: &impl Rig) -> Checked {
     if seen.state != JobState::Running || seen.id != job.id || seen.restarts != 0 {
         return fail(format!("after a restart of the LRM the job is {seen:?}"));
     }
-    if need(rig.is_alive(&job.job.key))? {
+    if need(rig.is_alive(&job.job.key).await)? {
         end(rig, &job).await
     } else {
         fail("the restart has ended the job's processes".to_owned())

@@ -1,12 +1,13 @@
 //! Rules 1 to 5: submits.
 
-use protocol::lrm::{Observation, SubmitAnswer};
+use protocol::lrm::{JobState, Observation, SubmitAnswer};
 use protocol::time::{Span, Timestamp};
 
 use super::rig::{Disturbance, Rig, Shape, need};
-use super::watch::{end, listed, running, slot, submit, until};
+use super::watch::{
+    Submitted, end, listed, probe as on_node, running, slot, submit, until,
+};
 use super::{Checked, Stop, fail};
-use crate::command::Runner;
 use crate::contract::LocalResourceManager as _;
 
 pub(super) async fn found_by_key(rig: &impl Rig) -> Checked {
@@ -86,10 +87,10 @@ pub(super) async fn slot_file(rig: &impl Rig) -> Checked {
     let Some(probe) = &file.probe else {
         return end(rig, &job).await;
     };
-    let output = Runner::new(Span::from_secs(10)).run(&probe.command).await;
+    let output = on_node(rig, &job, &probe.command).await?;
     let told = match &output {
-        Ok(output) if output.code == Some(0) => Timestamp::parse(&output.stdout).ok(),
-        Ok(_) | Err(_) => None,
+        (code, text) if code.trim() == "0" => Timestamp::parse(text).ok(),
+        (_, _) => None,
     };
     if !near(told, seen.end) {
         return fail(format!("the probe says {output:?}, the listing {seen:?}"));
@@ -114,4 +115,33 @@ pub(super) async fn no_secrets(rig: &impl Rig) -> Checked {
         return fail("the job or the command holds the token".to_owned());
     }
     Ok(())
+}
+
+/// On a cluster of one node the LRM refuses the job, or lets it wait while later ones start.
+pub(super) async fn avoid(rig: &impl Rig) -> Checked {
+    if !rig.lrm().capabilities().avoids_nodes {
+        let why = "this LRM has no words for it; a pilot on such a node gets no guests";
+        return Err(Stop::NotApplicable(why.to_owned()));
+    }
+    let first = running(rig, &Shape::obeying()).await?;
+    let node = (listed(rig, &first, |j| j.node.is_some()).await?).node;
+    end(rig, &first).await?;
+    let mut job = need(rig.job(&Shape::obeying()))?;
+    job.avoid.extend(node.clone());
+    let id = match rig.lrm().submit(&job).await {
+        SubmitAnswer::Accepted(id) => id,
+        SubmitAnswer::Refused(_) => return Ok(()),
+        SubmitAnswer::NoAnswer(why) => return fail(format!("no answer to the submit: {why}")),
+    };
+    let avoiding = Submitted { job, id };
+    let later = running(rig, &Shape::obeying()).await?;
+    let seen = listed(rig, &avoiding, |j| {
+        matches!(j.state, JobState::Queued | JobState::Running)
+    })
+    .await?;
+    if seen.state == JobState::Running && seen.node == node {
+        return fail(format!("it was started on the node to avoid: {seen:?}"));
+    }
+    end(rig, &avoiding).await?;
+    end(rig, &later).await
 }

@@ -44,15 +44,60 @@ pub(super) async fn running(rig: &impl Rig, shape: &Shape) -> Result<Submitted, 
 pub(super) async fn started(rig: &impl Rig, job: &Submitted, n: u32) -> Checked {
     let file = job.file(&format!("started.{n}"));
     let log = job.file("pilot.log");
-    until(
-        rig,
-        || async { file.exists().then_some(()) },
-        || {
-            let log = std::fs::read_to_string(&log).unwrap_or_default();
-            format!("the program did not start; its output: `{log}`")
-        },
-    )
+    let has_started = || async { file.exists().then_some(()) };
+    if let Some(limit) = rig.queue_limit() {
+        if within(limit, has_started).await.is_some() {
+            return Ok(());
+        }
+        waits_no_more(rig, job, limit).await?;
+    }
+    until(rig, has_started, || {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        format!("the program did not start; its output: `{log}`")
+    })
     .await
+}
+
+/// A job that has waited for so long in the queue is nobody's fault.
+async fn waits_no_more(rig: &impl Rig, job: &Submitted, limit: Duration) -> Checked {
+    let Observation::Listing(jobs) = rig.lrm().observe().await else {
+        return Ok(());
+    };
+    let seen = jobs.iter().find(|j| j.key.as_ref() == Some(&job.job.key));
+    match seen {
+        Some(seen) if matches!(seen.state, JobState::Queued | JobState::Held) => {
+            let detail = &seen.detail;
+            Err(Stop::NotApplicable(format!(
+                "job {} still waited after {limit:?}; the LRM says `{detail}`",
+                job.id
+            )))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Has the job run the probe in its place, as a pilot does, and gives its exit code and output.
+pub(super) async fn probe(
+    rig: &impl Rig,
+    job: &Submitted,
+    command: &[String],
+) -> Result<(String, String), Stop> {
+    let new = job.file("probe.new");
+    let asked = std::fs::write(&new, shell_words::join(command))
+        .and_then(|()| std::fs::rename(&new, job.file("probe")));
+    asked.map_err(|e| Stop::Fail(format!("cannot ask the job to probe: {e}")))?;
+    let code = job.file("probe.code");
+    let code = until(
+        rig,
+        || async { std::fs::read_to_string(&code).ok() },
+        || "the job does not run the probe".to_owned(),
+    )
+    .await?;
+    let read = |name: &str| std::fs::read_to_string(job.file(name)).unwrap_or_default();
+    if code.trim() != "0" {
+        return Ok((code, read("probe.err")));
+    }
+    Ok((code, read("probe.out")))
 }
 
 /// Waits until the job is listed in a wanted way.
@@ -143,10 +188,10 @@ pub(super) async fn ended(rig: &impl Rig, job: &Submitted) -> Result<JobEnd, Sto
 
 /// Waits until the job has no live process.
 pub(super) async fn gone(rig: &impl Rig, job: &Submitted) -> Checked {
-    need(rig.is_alive(&job.job.key))?;
+    need(rig.is_alive(&job.job.key).await)?;
     until(
         rig,
-        || async { (rig.is_alive(&job.job.key) == Ok(false)).then_some(()) },
+        || async { (rig.is_alive(&job.job.key).await == Ok(false)).then_some(()) },
         || format!("processes of job {} live on", job.id),
     )
     .await
@@ -181,7 +226,11 @@ pub(super) async fn clear(rig: &impl Rig) -> Checked {
                 .collect::<Vec<_>>(),
         )
     };
-    for job in living().await.unwrap_or_default() {
+    let found = living().await;
+    if found.as_ref().is_some_and(Vec::is_empty) {
+        return Ok(());
+    }
+    for job in found.unwrap_or_default() {
         if let Some(key) = &job.key {
             let _ = rig.lrm().cancel(&job.id, key).await;
         }
@@ -197,9 +246,20 @@ pub(super) async fn clear(rig: &impl Rig) -> Checked {
 /// Waits for a condition with the rig's patience.
 pub(super) async fn until<T, F: Future<Output = Option<T>>>(
     rig: &impl Rig,
-    mut holds: impl FnMut() -> F,
+    holds: impl FnMut() -> F,
     why: impl Fn() -> String,
 ) -> Result<T, Stop> {
+    match within(rig.patience(), holds).await {
+        Some(found) => Ok(found),
+        None => fail(format!("{} (waited {:?})", why(), rig.patience())),
+    }
+}
+
+/// Waits for a condition for so long; none when it does not hold by then.
+async fn within<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    mut holds: impl FnMut() -> F,
+) -> Option<T> {
     let wait = async {
         loop {
             if let Some(found) = holds().await {
@@ -208,8 +268,5 @@ pub(super) async fn until<T, F: Future<Output = Option<T>>>(
             sleep(Duration::from_millis(50)).await;
         }
     };
-    match timeout(rig.patience(), wait).await {
-        Ok(found) => Ok(found),
-        Err(_) => fail(format!("{} (waited {:?})", why(), rig.patience())),
-    }
+    timeout(limit, wait).await.ok()
 }

@@ -10,11 +10,11 @@ pub mod testing;
 use std::path::{Path, PathBuf};
 
 use protocol::ids::{LrmJobId, SubmitKey};
-use protocol::lrm::{CancelAnswer, JobState, Observation, ObservedJob, PilotJob, SubmitAnswer};
+use protocol::lrm::{CancelAnswer, Observation, ObservedJob, PilotJob, SubmitAnswer};
 use protocol::time::Span;
 
 use crate::command::{CommandError, Output, Runner};
-use crate::contract::{Capabilities, LocalResourceManager};
+use crate::contract::{Cancel, Capabilities, LocalResourceManager};
 use crate::job_script;
 
 /// How to reach an HTCondor pool, and how pilots are to run there.
@@ -106,10 +106,20 @@ impl Htcondor {
         }
     }
 
-    /// `condor_rm` says "couldn't find" also when nobody was there to look.
-    async fn why_not_removed(&self, which: &str, output: &Output) -> CancelAnswer {
-        match self.query(which).await {
-            Observation::Listing(jobs) => parse::not_removed(&jobs, output),
+    /// Removes the job if it does what it should. The schedd looks and removes in one go.
+    async fn remove(&self, id: &LrmJobId, key: &SubmitKey, how: Cancel) -> CancelAnswer {
+        let Some(which) = render::with_id_and_key(id, key) else {
+            // Not an id that HTCondor gives.
+            return CancelAnswer::NoSuchJob;
+        };
+        let output = match self.run(&render::remove(&self.settings, &which, how)).await {
+            Ok(output) if parse::is_removed(&output) => return CancelAnswer::Taken,
+            Ok(output) => output,
+            Err(e) => return CancelAnswer::NoAnswer(e.to_string()),
+        };
+        // It says "couldn't find" also when nobody was there to look.
+        match self.query(&which).await {
+            Observation::Listing(jobs) => parse::not_removed(&jobs, &output, how),
             Observation::NoAnswer(why) => CancelAnswer::NoAnswer(why),
         }
     }
@@ -121,6 +131,7 @@ impl LocalResourceManager for Htcondor {
             name: "HTCondor",
             min_walltime: false,
             same_id_restart: self.settings.rerunnable,
+            avoids_nodes: true,
             ended_listed_for: self.settings.keep_ended,
             // A cancel that was not taken is followed by a look.
             call_bound: self.settings.timeout.times(2) + Span::from_secs(2),
@@ -174,15 +185,11 @@ impl LocalResourceManager for Htcondor {
     }
 
     async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
-        let Some(which) = render::with_id_and_key(id, key) else {
-            // Not an id that HTCondor gives.
-            return CancelAnswer::NoSuchJob;
-        };
-        match self.run(&render::remove(&self.settings, &which)).await {
-            Ok(output) if parse::is_removed(&output) => CancelAnswer::Taken,
-            Ok(output) => self.why_not_removed(&which, &output).await,
-            Err(e) => CancelAnswer::NoAnswer(e.to_string()),
-        }
+        self.remove(id, key, Cancel::Always).await
+    }
+
+    async fn withdraw(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
+        self.remove(id, key, Cancel::WhileWaiting).await
     }
 
     fn submit_preview(&self, job: &PilotJob) -> String {
@@ -203,17 +210,4 @@ impl LocalResourceManager for Htcondor {
 fn write(directory: &Path, script: &str, description: &str) -> std::io::Result<()> {
     job_script::write_script(&directory.join(render::SCRIPT), script)?;
     job_script::write_script(&directory.join(render::DESCRIPTION), description)
-}
-
-/// True for a job that the queue still has and that is not over.
-fn is_alive(job: &ObservedJob) -> bool {
-    match job.state {
-        JobState::Ended(_) => false,
-        JobState::Queued
-        | JobState::Held
-        | JobState::Running
-        | JobState::Suspended
-        | JobState::Ending
-        | JobState::Unknown(_) => true,
-    }
 }

@@ -6,8 +6,8 @@ use protocol::time::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::is_alive;
 use crate::command::Output;
+use crate::contract::Cancel;
 
 /// What `condor_submit` says when there is certainly no job: it could not read what it was given,
 /// or the schedd has refused it for a reason that it names (23.9: all with exit code 1, on
@@ -68,15 +68,17 @@ pub(super) fn is_removed(output: &Output) -> bool {
 }
 
 /// What a refused removal means, given what the queue has under that id and key.
-pub(super) fn not_removed(jobs: &[ObservedJob], output: &Output) -> CancelAnswer {
+pub(super) fn not_removed(jobs: &[ObservedJob], output: &Output, how: Cancel) -> CancelAnswer {
     match jobs.first() {
         None => CancelAnswer::NoSuchJob,
         Some(job) => match job.state {
             // It is being removed already.
             JobState::Ending => CancelAnswer::Taken,
-            JobState::Ended(_) if !is_alive(job) => CancelAnswer::NoSuchJob,
-            JobState::Ended(_)
-            | JobState::Queued
+            JobState::Ended(_) => CancelAnswer::NoSuchJob,
+            JobState::Running | JobState::Suspended if how == Cancel::WhileWaiting => {
+                CancelAnswer::Started
+            }
+            JobState::Queued
             | JobState::Held
             | JobState::Running
             | JobState::Suspended

@@ -8,6 +8,7 @@ use protocol::lrm::PilotJob;
 use protocol::time::Span;
 
 use super::{HtcondorSettings, Transfer};
+use crate::contract::Cancel;
 use crate::job_script::{self, OnNode};
 
 /// The job, in the pilot job's directory.
@@ -114,10 +115,14 @@ pub(super) fn query(settings: &HtcondorSettings, constraint: &str) -> Vec<String
     )
 }
 
-/// Only what is not over: a removal of a completed job would change how it ended.
-pub(super) fn remove(settings: &HtcondorSettings, which: &str) -> Vec<String> {
-    let living = format!("{which} && JobStatus != 3 && JobStatus != 4");
-    extended(command(settings, "condor_rm"), &["-constraint", &living])
+/// Only what is not over: a removal of a completed job would change how it ended. Idle (1) and
+/// held (5) jobs wait.
+pub(super) fn remove(settings: &HtcondorSettings, which: &str, how: Cancel) -> Vec<String> {
+    let which = match how {
+        Cancel::Always => format!("{which} && JobStatus != 3 && JobStatus != 4"),
+        Cancel::WhileWaiting => format!("{which} && (JobStatus == 1 || JobStatus == 5)"),
+    };
+    extended(command(settings, "condor_rm"), &["-constraint", &which])
 }
 
 /// Keys hold letters, digits, dots, dashes and underscores only.
@@ -201,6 +206,9 @@ pub(super) fn description(settings: &HtcondorSettings, job: &PilotJob) -> Result
     );
     if !settings.rerunnable {
         requirements.push_str(" && (NumJobStarts =?= undefined || NumJobStarts == 0)");
+    }
+    for node in job_script::plain_names(&job.avoid) {
+        let _ = write!(requirements, " && (TARGET.Machine =!= \"{node}\")");
     }
     if let Some(own) = &settings.requirements {
         let _ = write!(requirements, " && ({})", own_line(own)?);

@@ -91,6 +91,14 @@ impl Pool {
         self.run(Command::new(self.dir.join("run")).args(args))
     }
 
+    /// Runs a command in the pool as its administrator.
+    ///
+    /// # Errors
+    /// It fails; the error has what it said.
+    pub fn administer(&self, args: &[&str]) -> io::Result<String> {
+        self.run(Command::new(self.dir.join("run")).arg("--root").args(args))
+    }
+
     /// Sends a signal (as `STOP`) to all processes of the pool with this name.
     ///
     /// # Errors
@@ -100,9 +108,8 @@ impl Pool {
             read -r name 2>/dev/null <"$c" || continue
             [ "$name" != "$1" ] || { p=${c%/comm}; kill -"$2" "${p#/proc/}"; }
         done"#;
-        let mut run = Command::new(self.dir.join("run"));
-        run.args(["--root", "sh", "-c", SEND, "sh", name, signal]);
-        self.run(&mut run).map(drop)
+        self.administer(&["sh", "-c", SEND, "sh", name, signal])
+            .map(drop)
     }
 
     /// The end of a daemon's log, as `SchedLog`.

@@ -113,8 +113,8 @@ fn is_ours(block: &Block, user: &str) -> bool {
 /// What a look at one job before its `qdel` has brought.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Look {
-    /// It lives and carries the key.
-    Ours,
+    /// It lives in this state and carries the key.
+    Ours(JobState),
     /// There is nothing to cancel, or nothing is known.
     Answer(CancelAnswer),
 }
@@ -130,8 +130,8 @@ pub(super) fn look(output: &Output, dialect: Dialect, user: &str, key: &SubmitKe
                     .collect::<Result<Vec<_>, _>>()
             });
         return match jobs {
-            Ok(jobs) => match jobs.iter().find(|j| j.key.as_ref() == Some(key)) {
-                Some(job) if !matches!(job.state, JobState::Ended(_)) => Look::Ours,
+            Ok(jobs) => match jobs.into_iter().find(|j| j.key.as_ref() == Some(key)) {
+                Some(job) if !matches!(job.state, JobState::Ended(_)) => Look::Ours(job.state),
                 // Over, or the id was given to another job.
                 Some(_) | None => Look::Answer(CancelAnswer::NoSuchJob),
             },

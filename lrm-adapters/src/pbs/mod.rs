@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use protocol::ids::{LrmJobId, SubmitKey};
-use protocol::lrm::{CancelAnswer, Observation, PilotJob, SubmitAnswer};
+use protocol::lrm::{CancelAnswer, JobState, Observation, PilotJob, SubmitAnswer};
 use protocol::time::Span;
 use tokio::sync::OnceCell;
 
 use crate::command::{CommandError, Output, Runner};
-use crate::contract::{Capabilities, LocalResourceManager};
+use crate::contract::{Cancel, Capabilities, LocalResourceManager};
 use crate::job_script;
 use answers::{Listed, Look};
 pub use dialect::Dialect;
@@ -185,6 +185,29 @@ impl Pbs {
         }
     }
 
+    /// A look, and then the `qdel`: it hits whatever the job does by then, also where it was
+    /// meant for one that waits. PBS has no command that does both.
+    async fn end(&self, id: &LrmJobId, key: &SubmitKey, how: Cancel) -> CancelAnswer {
+        let probed = match self.probed().await {
+            Ok(probed) => probed,
+            Err(why) => return CancelAnswer::NoAnswer(why),
+        };
+        let look = match self.run(&render::look(&self.settings, id)).await {
+            Ok(output) => answers::look(&output, probed.dialect, &probed.user, key),
+            Err(e) => return CancelAnswer::NoAnswer(e.to_string()),
+        };
+        match look {
+            Look::Answer(answer) => answer,
+            Look::Ours(state) if how == Cancel::WhileWaiting && !waits(&state) => {
+                CancelAnswer::Started
+            }
+            Look::Ours(_) => match self.run(&render::cancel(&self.settings, id)).await {
+                Ok(output) => answers::cancel(&output),
+                Err(e) => CancelAnswer::NoAnswer(e.to_string()),
+            },
+        }
+    }
+
     /// Writes the job's two scripts.
     async fn write(&self, job: &PilotJob) -> Result<(), String> {
         let files = [
@@ -218,6 +241,7 @@ impl LocalResourceManager for Pbs {
             name: "PBS",
             min_walltime: false,
             same_id_restart: self.settings.rerunnable,
+            avoids_nodes: false,
             ended_listed_for: listed,
             // Two for the probe, and then two: look and cancel, or a listing with and without
             // history.
@@ -256,21 +280,11 @@ impl LocalResourceManager for Pbs {
     }
 
     async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
-        let probed = match self.probed().await {
-            Ok(probed) => probed,
-            Err(why) => return CancelAnswer::NoAnswer(why),
-        };
-        let look = match self.run(&render::look(&self.settings, id)).await {
-            Ok(output) => answers::look(&output, probed.dialect, &probed.user, key),
-            Err(e) => return CancelAnswer::NoAnswer(e.to_string()),
-        };
-        match look {
-            Look::Answer(answer) => answer,
-            Look::Ours => match self.run(&render::cancel(&self.settings, id)).await {
-                Ok(output) => answers::cancel(&output),
-                Err(e) => CancelAnswer::NoAnswer(e.to_string()),
-            },
-        }
+        self.end(id, key, Cancel::Always).await
+    }
+
+    async fn withdraw(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
+        self.end(id, key, Cancel::WhileWaiting).await
     }
 
     fn submit_preview(&self, job: &PilotJob) -> String {
@@ -290,5 +304,17 @@ impl LocalResourceManager for Pbs {
             job.directory.join(render::SLOT_END).display(),
             render::slot_end(&self.settings),
         )
+    }
+}
+
+/// It has no processes, as far as its state tells.
+const fn waits(state: &JobState) -> bool {
+    match state {
+        JobState::Queued | JobState::Held => true,
+        JobState::Running
+        | JobState::Suspended
+        | JobState::Ending
+        | JobState::Ended(_)
+        | JobState::Unknown(_) => false,
     }
 }

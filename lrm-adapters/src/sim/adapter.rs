@@ -87,6 +87,7 @@ impl LocalResourceManager for SimLrm {
             name: "simulated LRM",
             min_walltime: true,
             same_id_restart: self.settings.rerunnable,
+            avoids_nodes: true,
             ended_listed_for: Span::from_mins(1),
             // A cancel looks before it acts: two commands.
             call_bound: self.settings.timeout.times(2) + Span::from_secs(2),
@@ -143,6 +144,14 @@ impl LocalResourceManager for SimLrm {
 
     async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
         let args = ["cancel", "--key", key.as_str(), id.as_str()].map(str::to_owned);
+        match self.run(&args).await {
+            Ok(output) => parse::cancel(&output),
+            Err(e) => CancelAnswer::NoAnswer(e.to_string()),
+        }
+    }
+
+    async fn withdraw(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
+        let args = ["cancel", "--if-queued", "--key", key.as_str(), id.as_str()].map(str::to_owned);
         match self.run(&args).await {
             Ok(output) => parse::cancel(&output),
             Err(e) => CancelAnswer::NoAnswer(e.to_string()),

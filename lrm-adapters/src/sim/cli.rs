@@ -83,10 +83,17 @@ fn carry_out(cli: Cli) -> anyhow::Result<u8> {
             }
             other => other,
         },
-        Command::Cancel { job, key } => ask(Request::Job {
+        Command::Cancel {
+            job,
+            if_queued,
+            key,
+        } => ask(Request::Job {
             job: JobNumber(job),
             key,
-            order: JobOrder::Cancel,
+            order: match if_queued {
+                true => JobOrder::Withdraw,
+                false => JobOrder::Cancel,
+            },
         })?,
         Command::Preempt { job } => order(job, JobOrder::Preempt)?,
         Command::Requeue { job } => order(job, JobOrder::Requeue)?,
@@ -151,6 +158,10 @@ fn answer(response: Response) -> anyhow::Result<u8> {
         Response::NoSuchJob => {
             eprintln!("sim-lrm: no such job, or it is over");
             words::EXIT_NO_SUCH_JOB
+        }
+        Response::Started => {
+            eprintln!("sim-lrm: the job has started; nothing was done");
+            words::EXIT_STARTED
         }
         Response::NoSuchNode => {
             eprintln!("sim-lrm: no such node; see `sim-lrm nodes`");
@@ -218,6 +229,7 @@ fn submission(args: &SubmitArgs) -> anyhow::Result<Request> {
             walltime: args.walltime.0,
             min_walltime: args.min_walltime.map(|t| t.0),
             begin: args.begin,
+            exclude: args.exclude.iter().cloned().collect(),
             priority: args.priority,
             launch: args.launch.into(),
             rerunnable: !args.no_requeue,

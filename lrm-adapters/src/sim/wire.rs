@@ -92,6 +92,8 @@ pub enum Request {
 pub enum JobOrder {
     /// End it.
     Cancel,
+    /// End it if it waits.
+    Withdraw,
     /// Take its node for somebody else.
     Preempt,
     /// Start it again.
@@ -138,6 +140,8 @@ pub enum Response {
     Refused(String),
     /// No such job.
     NoSuchJob,
+    /// The job runs: it was not withdrawn.
+    Started,
     /// No such node.
     NoSuchNode,
     /// The jobs.

@@ -14,6 +14,8 @@ pub const EXIT_REFUSED: i32 = 3;
 pub const EXIT_NO_SUCH_JOB: i32 = 4;
 /// `wait`: the job is over, and not by exiting with code 0.
 pub const EXIT_ENDED_BADLY: u8 = 5;
+/// `cancel --if-queued`: the job has started; nothing was done.
+pub const EXIT_STARTED: i32 = 6;
 
 /// The word for a state, as Slurm would say it where it has a word.
 pub fn state_word(state: &JobState) -> &str {

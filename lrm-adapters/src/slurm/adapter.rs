@@ -6,7 +6,7 @@ use protocol::time::Span;
 
 use super::{Launch, SlurmSettings, parse, render};
 use crate::command::{CommandError, Output, Runner};
-use crate::contract::{Capabilities, LocalResourceManager};
+use crate::contract::{Cancel, Capabilities, LocalResourceManager};
 use crate::job_script;
 
 /// The adapter to one site's Slurm.
@@ -47,6 +47,42 @@ impl Slurm {
         }
     }
 
+    async fn sbatch(&self, job: &PilotJob) -> SubmitAnswer {
+        match self.run(&render::submit(&self.settings, job)).await {
+            Ok(output) => parse::submit(&output),
+            Err(e) if e.did_nothing() => SubmitAnswer::Refused(e.to_string()),
+            Err(e) => SubmitAnswer::NoAnswer(e.to_string()),
+        }
+    }
+
+    /// `scancel` takes an id that it does not know, and an id that was given to another job
+    /// after a crash, without a word: so the job is looked at first.
+    async fn end(&self, id: &LrmJobId, key: &SubmitKey, how: Cancel) -> CancelAnswer {
+        let (number, of) = parse::split_id(id);
+        let cluster = of.or(self.settings.cluster.as_deref());
+        let ours = match self.carrying(key, cluster).await {
+            Observation::Listing(jobs) => jobs
+                .into_iter()
+                .find(|job: &ObservedJob| parse::split_id(&job.id).0 == number),
+            Observation::NoAnswer(why) => return CancelAnswer::NoAnswer(why),
+        };
+        match ours.map(|job| job.state) {
+            None | Some(JobState::Ended(_)) => return CancelAnswer::NoSuchJob,
+            Some(JobState::Queued | JobState::Held) => {}
+            Some(
+                JobState::Running | JobState::Suspended | JobState::Ending | JobState::Unknown(_),
+            ) => match how {
+                Cancel::Always => {}
+                Cancel::WhileWaiting => return CancelAnswer::Started,
+            },
+        }
+        let args = render::cancel(&self.settings, cluster, number, how);
+        match self.run(&args).await {
+            Ok(output) => parse::cancel(&output),
+            Err(e) => CancelAnswer::NoAnswer(e.to_string()),
+        }
+    }
+
     async fn write(&self, job: &PilotJob) -> Result<(), String> {
         for (path, text) in render::files(&self.settings, job) {
             let name = path.display().to_string();
@@ -65,9 +101,10 @@ impl LocalResourceManager for Slurm {
             name: "Slurm",
             min_walltime: true,
             same_id_restart: self.settings.rerunnable,
+            avoids_nodes: true,
             // MinJobAge, as Slurm has it where a site sets nothing.
             ended_listed_for: Span::from_mins(5),
-            // A cancel looks before it acts: two commands.
+            // A cancel looks before it acts, and a submit may need a second try: two commands.
             call_bound: self.settings.timeout.times(2) + Span::from_secs(2),
         }
     }
@@ -76,10 +113,25 @@ impl LocalResourceManager for Slurm {
         if let Err(why) = self.write(job).await {
             return SubmitAnswer::Refused(why);
         }
-        match self.run(&render::submit(&self.settings, job)).await {
-            Ok(output) => parse::submit(&output),
-            Err(e) if e.did_nothing() => SubmitAnswer::Refused(e.to_string()),
-            Err(e) => SubmitAnswer::NoAnswer(e.to_string()),
+        let answer = self.sbatch(job).await;
+        match answer {
+            SubmitAnswer::Refused(why) if !job.avoid.is_empty() => {
+                // A node that the cluster does not have any more: such a submit made no job.
+                if parse::is_unknown_node(&why) {
+                    let anywhere = PilotJob {
+                        avoid: Vec::new(),
+                        ..job.clone()
+                    };
+                    return self.sbatch(&anywhere).await;
+                }
+                let avoided = job_script::plain_names(&job.avoid).join(", ");
+                SubmitAnswer::Refused(format!(
+                    "{why}; excluded are nodes on which something failed lately: {avoided}"
+                ))
+            }
+            SubmitAnswer::Accepted(_) | SubmitAnswer::Refused(_) | SubmitAnswer::NoAnswer(_) => {
+                answer
+            }
         }
     }
 
@@ -100,25 +152,12 @@ impl LocalResourceManager for Slurm {
         self.carrying(key, self.settings.cluster.as_deref()).await
     }
 
-    /// `scancel` takes an id that it does not know, and an id that was given to another job
-    /// after a crash, without a word: so the job is looked at first.
     async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
-        let (number, of) = parse::split_id(id);
-        let cluster = of.or(self.settings.cluster.as_deref());
-        let ours = match self.carrying(key, cluster).await {
-            Observation::Listing(jobs) => jobs
-                .into_iter()
-                .any(|job: ObservedJob| parse::split_id(&job.id).0 == number && lives(&job.state)),
-            Observation::NoAnswer(why) => return CancelAnswer::NoAnswer(why),
-        };
-        if !ours {
-            return CancelAnswer::NoSuchJob;
-        }
-        let args = render::cancel(&self.settings, cluster, number);
-        match self.run(&args).await {
-            Ok(output) => parse::cancel(&output),
-            Err(e) => CancelAnswer::NoAnswer(e.to_string()),
-        }
+        self.end(id, key, Cancel::Always).await
+    }
+
+    async fn withdraw(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
+        self.end(id, key, Cancel::WhileWaiting).await
     }
 
     fn submit_preview(&self, job: &PilotJob) -> String {
@@ -137,18 +176,5 @@ impl LocalResourceManager for Slurm {
             Launch::Batch => {}
         }
         text
-    }
-}
-
-/// There is something to end.
-fn lives(state: &JobState) -> bool {
-    match state {
-        JobState::Ended(_) => false,
-        JobState::Queued
-        | JobState::Held
-        | JobState::Running
-        | JobState::Suspended
-        | JobState::Ending
-        | JobState::Unknown(_) => true,
     }
 }

@@ -26,7 +26,7 @@ const REFUSALS: &[&str] = &[
     "Invalid generic resource (gres) specification",
     "Invalid job array specification",
     "Invalid license specification",
-    "Invalid node name specified",
+    UNKNOWN_NODE,
     "Invalid partition name specified",
     "Invalid qos specification",
     "Invalid wckey specification",
@@ -42,6 +42,15 @@ const REFUSALS: &[&str] = &[
     "Unable to open file",
     "User's group not permitted to use this partition",
 ];
+
+/// What is said of a `--exclude` that names a node which the cluster does not have; one is enough
+/// (measured on 22.05).
+const UNKNOWN_NODE: &str = "Invalid node name specified";
+
+/// True when a submit was refused for a node that is not there.
+pub(super) fn is_unknown_node(why: &str) -> bool {
+    why.contains(UNKNOWN_NODE)
+}
 
 /// Exit codes with which a shell or `env` says that there is no such program.
 const NOT_RUN: [i32; 2] = [126, 127];

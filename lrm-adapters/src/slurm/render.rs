@@ -10,6 +10,7 @@ use protocol::lrm::PilotJob;
 use protocol::time::Span;
 
 use super::{Launch, SlurmSettings};
+use crate::contract::Cancel;
 use crate::job_script::{self, OnNode, ProbeWord};
 
 /// PATH of the job: `--export` with names of its own is the one form that takes nothing from the
@@ -64,10 +65,20 @@ pub(super) fn find(
     argv
 }
 
-/// Ends one job: SIGTERM, and after the cluster's `KillWait` SIGKILL.
-pub(super) fn cancel(settings: &SlurmSettings, cluster: Option<&str>, number: &str) -> Vec<String> {
+/// Ends one job: SIGTERM, and after the cluster's `KillWait` SIGKILL. One that is to be ended only
+/// while it waits and does not is left alone without a word (measured on 22.05).
+pub(super) fn cancel(
+    settings: &SlurmSettings,
+    cluster: Option<&str>,
+    number: &str,
+    how: Cancel,
+) -> Vec<String> {
     let mut argv = command(settings, "scancel", &[]);
     argv.extend(cluster.map(|c| format!("--clusters={c}")));
+    match how {
+        Cancel::Always => {}
+        Cancel::WhileWaiting => argv.push("--state=PENDING".to_owned()),
+    }
     argv.push(number.to_owned());
     argv
 }
@@ -108,6 +119,10 @@ pub(super) fn submit(settings: &SlurmSettings, job: &PilotJob) -> Vec<String> {
         if let Some(value) = value {
             flag(name, value);
         }
+    }
+    let avoid = job_script::plain_names(&job.avoid);
+    if !avoid.is_empty() {
+        flag("exclude", &avoid.join(","));
     }
     if let Some(nice) = settings.nice {
         flag("nice", &nice.to_string());

@@ -1,32 +1,18 @@
 //! A rig for the conformance suite: an adapter whose commands are played by `fake-lrm` on a
 //! simulated LRM with real processes.
 
-use std::cell::{Cell, RefCell};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::cell::RefCell;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lrm_adapters::LocalResourceManager;
-use lrm_adapters::conformance::{Action, Can, Disturbance, Program, Rig, Rule, Shape, Verdict};
+use lrm_adapters::conformance::{Action, Can, Disturbance, Rig, Rule, Shape, TestJobs};
 use lrm_adapters::sim::testing::Daemon;
-use protocol::ids::{LrmJobId, SiteName, SubmitKey};
+use protocol::ids::{LrmJobId, SubmitKey};
 use protocol::lrm::PilotJob;
-use protocol::resources::Resources;
-use protocol::slot_file::{BrokerAccess, HypervisorKind, HypervisorSection};
-use protocol::time::Span;
 
-/// Behaves as [`Program`] says; `BEHAVIOUR` is replaced.
-const PILOT: &str = r#"#!/bin/sh
-cd "${0%/*}" || exit 90
-n=0
-while [ -e "started.$n" ]; do n=$((n + 1)); done
-term() { : > "term.$n"; [ BEHAVIOUR = obeys ] && exit 0; }
-trap term TERM
-[ "$1 $2" = "run --slot" ] && cp "$3" "slot.$n.toml" || exit 91
-: > "started.$n"
-case BEHAVIOUR in exits-*) exit "${BEHAVIOUR_CODE}" ;; esac
-while :; do sleep 0.05; done
-"#;
+use crate::rig::{check, runs_in, test_jobs};
 
 /// What is played.
 pub struct Play {
@@ -46,7 +32,7 @@ pub struct FakeRig<L> {
     daemon: RefCell<Daemon>,
     play: Play,
     lrm: L,
-    jobs: Cell<u32>,
+    jobs: TestJobs,
 }
 
 impl<L> FakeRig<L> {
@@ -80,10 +66,11 @@ impl<L> FakeRig<L> {
         std::fs::write(bin.join("fake-lrm.json"), file.to_string()).unwrap();
         Self {
             lrm: adapter(&bin),
+            // A blank, a quote and a dollar: everything is escaped.
+            jobs: test_jobs(home.path(), "jobs of 'us' $HOME", "wp-test"),
             home,
             daemon: RefCell::new(daemon),
             play,
-            jobs: Cell::new(0),
         }
     }
 
@@ -132,58 +119,11 @@ impl<L: LocalResourceManager> Rig for FakeRig<L> {
     }
 
     fn job(&self, shape: &Shape) -> Result<PilotJob, String> {
-        self.jobs.set(self.jobs.get() + 1);
-        let key = SubmitKey::new(&format!("wp-test-{}", self.jobs.get())).unwrap();
-        // A blank, a quote and a dollar: everything is escaped.
-        let directory = self.home.path().join(format!("jobs of 'us' $HOME/{key}"));
-        std::fs::create_dir_all(&directory).unwrap();
-        std::fs::write(directory.join("token"), "wp1.very-secret.token").unwrap();
-        let (word, code) = match shape.program {
-            Program::Exits(code) => (format!("exits-{code}"), code.to_string()),
-            Program::Obeys => ("obeys".to_owned(), String::new()),
-            Program::Ignores => ("ignores".to_owned(), String::new()),
-        };
-        let program = directory.join("pilot");
-        let text = PILOT
-            .replace("${BEHAVIOUR_CODE}", &code)
-            .replace("BEHAVIOUR", &word);
-        std::fs::write(&program, text).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Ok(PilotJob {
-            key,
-            site: SiteName::new("lab").unwrap(),
-            program,
-            resources: Resources {
-                cores: if shape.whole_node { 4 } else { 1 },
-                memory_mib: 128,
-                disk_mib: 64,
-            },
-            walltime: shape.walltime,
-            min_walltime: None,
-            notice: Span::from_secs(2),
-            margin: Span::from_millis(500),
-            broker: BrokerAccess {
-                url: "http://127.0.0.1:1".to_owned(),
-                token_file: directory.join("token"),
-                ca_file: None,
-            },
-            hypervisor: HypervisorSection {
-                kind: HypervisorKind::Null,
-                accelerator: None,
-                binary: None,
-                machine: None,
-                cpu: None,
-            },
-            scratch: self.home.path().join("scra\"tch"),
-            store: self.home.path().join("store"),
-            directory,
-        })
+        self.jobs.make(shape)
     }
 
     fn keys(&self) -> Vec<SubmitKey> {
-        (1..=self.jobs.get())
-            .map(|n| SubmitKey::new(&format!("wp-test-{n}")).unwrap())
-            .collect()
+        self.jobs.keys()
     }
 
     fn impossible_job(&self) -> Result<PilotJob, String> {
@@ -192,12 +132,8 @@ impl<L: LocalResourceManager> Rig for FakeRig<L> {
         Ok(job)
     }
 
-    fn is_alive(&self, key: &SubmitKey) -> Result<bool, String> {
-        let mark = format!("{key}/pilot\0");
-        Ok(self.daemon.borrow().job_processes().iter().any(|pid| {
-            std::fs::read(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|c| String::from_utf8_lossy(&c).contains(&mark))
-        }))
+    async fn is_alive(&self, key: &SubmitKey) -> Result<bool, String> {
+        runs_in(&self.jobs.directory(key))
     }
 
     async fn act(&self, action: Action) -> Can {
@@ -258,19 +194,10 @@ impl<L: LocalResourceManager> Rig for FakeRig<L> {
 /// Every rule on one rig, one after the other. `skipped` are the numbers of those that are not
 /// applicable; all others have to pass.
 pub async fn whole_suite<L: LocalResourceManager>(rig: &FakeRig<L>, skipped: &[u32]) {
-    let mut failures = Vec::new();
-    for rule in Rule::ALL {
-        let verdict = rule.check(rig).await;
-        println!("rule {} {}: {verdict:?}", rule.number(), rule.title());
-        let wanted = match &verdict {
-            Verdict::Pass => !skipped.contains(&rule.number()),
-            Verdict::NotApplicable(_) => skipped.contains(&rule.number()),
-            Verdict::Fail(_) => false,
-        };
-        if !wanted {
-            failures.push((rule, verdict));
-        }
-    }
+    let skipped: Vec<Rule> = (Rule::ALL.iter().copied())
+        .filter(|rule| skipped.contains(&rule.number()))
+        .collect();
+    let failures = check(rig, rig.play.profile, Rule::ALL, &skipped).await;
     assert!(
         failures.is_empty(),
         "{failures:#?}\n{}\n{}",

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <store>/blobs/<algorithm>-<hex>                        artefacts, written once
-//! <store>/states/<StateId>/{manifest.json, memory, disk-*.qcow2}
+//! <store>/states/<StateId>/{manifest.json, memory, devices, disk-*.qcow2}
 //! <store>/states/.tmp-<StateId>/                         a state under construction
 //! ```
 //!
@@ -16,18 +16,19 @@ mod digest;
 mod durable;
 mod error;
 mod manifest;
+mod memory;
 pub mod qcow2;
-mod record;
 mod store;
 mod verify;
+mod walk;
 mod writer;
 
 pub use blobs::{Ingest, Staged};
 pub use digest::{Algorithm, Digest, Hasher};
 pub use durable::{Placed, free_bytes, link_or_copy};
 pub use error::{ImageError, StateError};
-pub use manifest::{BasePin, DiskEntry, FileEntry, Manifest, Platform};
-pub use record::Recorder;
+pub use manifest::{BasePin, Chunks, DiskEntry, FileEntry, Manifest, Platform};
+pub use memory::memory_bytes;
 pub use store::Store;
-pub use verify::VerifiedState;
-pub use writer::{Committed, Decision, StateWriter};
+pub use verify::{FoundState, VerifiedState};
+pub use writer::{Committed, Decision, MemorySaver, SavedMemory, StateWriter};

@@ -6,7 +6,7 @@ use protocol::workspace::DiskFormat;
 use serde::{Deserialize, Serialize};
 
 /// Version of the manifest that is written here.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Name of the manifest in a state's directory.
 pub(crate) const FILE: &str = "manifest.json";
@@ -42,9 +42,9 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Bytes of all files together, without the manifest.
+    /// Bytes of all files together, without the manifest and without holes.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|f| f.bytes).sum()
+        self.files.iter().map(FileEntry::data_bytes).sum()
     }
 
     /// The entry of a file.
@@ -122,8 +122,28 @@ pub struct FileEntry {
     pub name: String,
     /// Its length.
     pub bytes: u64,
-    /// Its BLAKE3, in hex.
+    /// Its BLAKE3 in hex; where it has `chunks`, the BLAKE3 of their digests.
     pub blake3: String,
+    /// Set for a memory image, which is hashed in chunks and has holes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<Chunks>,
+}
+
+impl FileEntry {
+    /// What it holds beside holes.
+    pub fn data_bytes(&self) -> u64 {
+        self.chunks.as_ref().map_or(self.bytes, |c| c.data_bytes)
+    }
+}
+
+/// How a memory image is hashed: the digest of a chunk is its BLAKE3, or 32 zeros when it is all
+/// zero.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Chunks {
+    /// Length of a chunk.
+    pub chunk_bytes: u64,
+    /// Length of all chunks together that are not all zero.
+    pub data_bytes: u64,
 }
 
 /// True for a name that can't lead out of the state's directory.

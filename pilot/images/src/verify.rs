@@ -9,6 +9,7 @@ use protocol::ids::StateId;
 use crate::digest::{Algorithm, digest_file};
 use crate::error::StateError;
 use crate::manifest::{self, FileEntry, Manifest, is_plain_name};
+use crate::memory::{self, CHUNK};
 use crate::store::Store;
 
 /// A state all of whose bytes were found to be as its manifest says, a moment ago.
@@ -30,19 +31,51 @@ impl VerifiedState {
     }
 }
 
-impl Store {
-    /// Opens a state and verifies it whole. `expected` is the BLAKE3 of its manifest in hex.
+/// A state whose manifest is the one that was expected, and whose files were not looked at yet.
+#[derive(Debug)]
+pub struct FoundState {
+    dir: PathBuf,
+    manifest: Manifest,
+}
+
+impl FoundState {
+    /// What it says about itself.
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Reads every byte and compares. The file `memory.0`, a memory image, is read into `memory.1`
+    /// on the way, which must be all zero and at least as long.
     ///
     /// # Errors
-    /// It is not there, is not the one that is expected, is cut short or altered anywhere, or
-    /// has a manifest of a version that is not known here.
-    pub fn open_state(&self, id: &StateId, expected: &str) -> Result<VerifiedState, StateError> {
-        let dir = self.state_dir(id);
-        let manifest = read_manifest(&dir, id, expected)?;
+    /// It has no such image, or is cut short or altered anywhere; what was read into the memory is
+    /// of no use then.
+    pub fn verify(self, memory: Option<(&str, &File)>) -> Result<VerifiedState, StateError> {
+        let Self { dir, manifest } = self;
+        let id = &manifest.state;
+        if let Some((name, _)) = memory
+            && manifest.file(name).is_none_or(|f| f.chunks.is_none())
+        {
+            return Err(corrupt(id, name, "is not there as a memory image"));
+        }
         for file in &manifest.files {
-            verify_file(&dir, id, file)?;
+            let into = memory.filter(|(name, _)| *name == file.name);
+            verify_file(&dir, id, file, into.map(|(_, memory)| memory))?;
         }
         Ok(VerifiedState { dir, manifest })
+    }
+}
+
+impl Store {
+    /// Finds a state and verifies its manifest. `expected` is the BLAKE3 of that in hex.
+    ///
+    /// # Errors
+    /// It is not there, is not the one that is expected, or has a manifest that can't be read or is
+    /// of a version that is not known here.
+    pub fn find_state(&self, id: &StateId, expected: &str) -> Result<FoundState, StateError> {
+        let dir = self.state_dir(id);
+        let manifest = read_manifest(&dir, id, expected)?;
+        Ok(FoundState { dir, manifest })
     }
 }
 
@@ -100,7 +133,12 @@ fn read_manifest(dir: &Path, id: &StateId, expected: &str) -> Result<Manifest, S
     Ok(manifest)
 }
 
-fn verify_file(dir: &Path, id: &StateId, file: &FileEntry) -> Result<(), StateError> {
+fn verify_file(
+    dir: &Path,
+    id: &StateId,
+    file: &FileEntry,
+    memory: Option<&File>,
+) -> Result<(), StateError> {
     let path = dir.join(&file.name);
     let meta = match fs::symlink_metadata(&path) {
         Ok(meta) => meta,
@@ -116,10 +154,27 @@ fn verify_file(dir: &Path, id: &StateId, file: &FileEntry) -> Result<(), StateEr
         let what = format!("is {} bytes long instead of {}", meta.len(), file.bytes);
         return Err(corrupt(id, &file.name, what));
     }
-    let (digest, _) = File::open(&path)
-        .and_then(|mut f| digest_file(&mut f, Algorithm::Blake3))
-        .map_err(|e| StateError::io("read", &path, e))?;
-    if digest.hex() != file.blake3 {
+    let failed = |e| StateError::io("read", &path, e);
+    let same = match &file.chunks {
+        None => {
+            let (digest, _) = File::open(&path)
+                .and_then(|mut f| digest_file(&mut f, Algorithm::Blake3))
+                .map_err(failed)?;
+            digest.hex() == file.blake3
+        }
+        Some(chunks) if chunks.chunk_bytes == CHUNK as u64 => {
+            let sum = memory::load(&path, file.bytes, memory).map_err(failed)?;
+            sum.hex == file.blake3 && sum.data == chunks.data_bytes
+        }
+        Some(chunks) => {
+            let what = format!(
+                "has chunks of {} bytes instead of {CHUNK}",
+                chunks.chunk_bytes
+            );
+            return Err(corrupt(id, &file.name, what));
+        }
+    };
+    if !same {
         return Err(corrupt(id, &file.name, "was altered since it was made"));
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! A state under construction. It becomes a state in one step, or leaves nothing.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use std::thread::{self, ScopedJoinHandle};
 
 use protocol::ids::StateId;
 
-use crate::digest::{Algorithm, Digest, digest_file};
+use crate::digest::{Algorithm, digest_file};
 use crate::durable::{Placed, create_new, link_or_copy, remove_dir, sync_dir};
 use crate::error::StateError;
-use crate::manifest::{self, FileEntry, Manifest, is_plain_name};
-use crate::record::Recorder;
+use crate::manifest::{self, Chunks, FileEntry, Manifest, is_plain_name};
+use crate::memory;
 use crate::store::Store;
 
 const OPEN: u8 = 0;
@@ -61,6 +61,49 @@ pub struct StateWriter {
     written: u64,
     decision: Decision,
     committed: bool,
+}
+
+/// Writes a guest's memory for a state, beside the [`StateWriter`].
+#[derive(Debug)]
+pub struct MemorySaver {
+    name: String,
+    path: PathBuf,
+    id: StateId,
+    decision: Decision,
+}
+
+/// A memory that was written, and that its [`StateWriter`] has still to take in.
+#[derive(Debug)]
+pub struct SavedMemory {
+    entry: FileEntry,
+}
+
+impl MemorySaver {
+    /// Writes all `bytes` of `memory`, as fast as the disk takes them. Nobody may write to it
+    /// meanwhile. It ends soon after the state was called off.
+    ///
+    /// # Errors
+    /// The memory can't be read or the file not be written, or the state was called off.
+    pub fn save(&self, memory: &File, bytes: u64) -> Result<SavedMemory, StateError> {
+        let stop = || self.decision.is_called_off();
+        let sum = memory::save(memory, bytes, &self.path, &stop).map_err(|e| {
+            if self.decision.is_called_off() {
+                let id = self.id.to_string();
+                return StateError::CalledOff { id };
+            }
+            StateError::io("write the memory to", &self.path, e)
+        })?;
+        let entry = FileEntry {
+            name: self.name.clone(),
+            bytes,
+            blake3: sum.hex,
+            chunks: Some(Chunks {
+                chunk_bytes: memory::CHUNK as u64,
+                data_bytes: sum.data,
+            }),
+        };
+        Ok(SavedMemory { entry })
+    }
 }
 
 /// A state that is now complete, durable and visible.
@@ -120,34 +163,48 @@ impl StateWriter {
         create_new(&path).map_err(|e| StateError::io("make", &path, e))
     }
 
-    /// Starts to take a stream into a new file of the state.
-    ///
-    /// # Errors
-    /// The file can't be made.
-    pub fn record(
-        &self,
-        name: &str,
-        source: impl Read + Send + 'static,
-    ) -> Result<Recorder, StateError> {
-        let path = self.path(name);
-        self.create(name)?;
-        Recorder::start(&path, source).map_err(|e| StateError::io("open", &path, e))
+    /// What writes a guest's memory into a new file of the state, from a thread of its own.
+    pub fn memory_saver(&self, name: &str) -> MemorySaver {
+        MemorySaver {
+            name: name.to_owned(),
+            path: self.path(name),
+            id: self.id.clone(),
+            decision: self.decision(),
+        }
     }
 
-    /// Takes in a file that `recorder` has written, at the end of its stream.
+    /// Takes in a memory that was written.
     ///
     /// # Errors
-    /// It could not be written.
-    pub fn add_recorded(&mut self, name: &str, recorder: Recorder) -> Result<(), StateError> {
-        let path = self.path(name);
-        let (digest, bytes) = recorder
-            .finish()
-            .map_err(|e| StateError::io("write", &path, e))?;
+    /// The state was called off, or the file can't be opened again.
+    pub fn add_memory(&mut self, saved: SavedMemory) -> Result<(), StateError> {
         self.check_open()?;
+        let path = self.path(&saved.entry.name);
         let file = File::open(&path).map_err(|e| StateError::io("open", &path, e))?;
-        self.enter(name, bytes, &digest)?;
+        self.written += saved.entry.data_bytes();
+        self.enter(saved.entry)?;
         self.unsynced.push((path, file));
-        self.written += bytes;
+        Ok(())
+    }
+
+    /// Writes a new file of the state.
+    ///
+    /// # Errors
+    /// It can't be written, or the state was called off.
+    pub fn add_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        self.check_open()?;
+        let path = self.path(name);
+        let mut file = self.create(name)?;
+        file.write_all(bytes)
+            .map_err(|e| StateError::io("write", &path, e))?;
+        self.enter(FileEntry {
+            name: name.to_owned(),
+            bytes: bytes.len() as u64,
+            blake3: blake3::hash(bytes).to_hex().to_string(),
+            chunks: None,
+        })?;
+        self.unsynced.push((path, file));
+        self.written += bytes.len() as u64;
         Ok(())
     }
 
@@ -161,7 +218,12 @@ impl StateWriter {
         self.check_open()?;
         let (digest, bytes) = digest_file(&mut file, Algorithm::Blake3)
             .map_err(|e| StateError::io("hash", &path, e))?;
-        self.enter(name, bytes, &digest)?;
+        self.enter(FileEntry {
+            name: name.to_owned(),
+            bytes,
+            blake3: digest.hex().to_owned(),
+            chunks: None,
+        })?;
         self.unsynced.push((path, file));
         self.written += bytes;
         Ok(())
@@ -231,15 +293,11 @@ impl StateWriter {
         Ok(())
     }
 
-    fn enter(&mut self, name: &str, bytes: u64, digest: &Digest) -> Result<(), StateError> {
-        if !is_plain_name(name) || self.files.iter().any(|f| f.name == name) {
-            return Err(self.corrupt(name, "has a name that can't be used".to_owned()));
+    fn enter(&mut self, file: FileEntry) -> Result<(), StateError> {
+        if !is_plain_name(&file.name) || self.files.iter().any(|f| f.name == file.name) {
+            return Err(self.corrupt(&file.name, "has a name that can't be used".to_owned()));
         }
-        self.files.push(FileEntry {
-            name: name.to_owned(),
-            bytes,
-            blake3: digest.hex().to_owned(),
-        });
+        self.files.push(file);
         Ok(())
     }
 

@@ -1,11 +1,14 @@
 //! A state is whole and verified, or it does not exist.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use image_store::{Committed, DiskEntry, Manifest, Platform, StateError, StateWriter, Store};
+use image_store::{
+    Committed, DiskEntry, Manifest, Platform, StateError, StateWriter, Store, VerifiedState,
+};
 use protocol::ids::{Generation, StateId, WorkspaceId};
 use protocol::time::{Span, Timestamp};
 
@@ -40,19 +43,34 @@ fn manifest(layers: &[&str]) -> Manifest {
     }
 }
 
-/// Makes a state of a memory file and a disk layer.
+/// Bytes of the guest's memory.
+const RAM: u64 = 8 << 20;
+
+/// A guest's memory, in use for its first 3 MB and its last byte.
+fn ram() -> File {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(RAM).unwrap();
+    for n in 0..300_u32 {
+        let part = n.to_le_bytes().repeat(2500);
+        file.write_all_at(&part, u64::from(n) * 10_000).unwrap();
+    }
+    file.write_all_at(&[1], RAM - 1).unwrap();
+    file
+}
+
+/// Makes a state of a memory, devices and a disk layer.
 fn make(store: &Store, name: &str) -> Committed {
     let mut w = StateWriter::begin(store, &id(name)).unwrap();
-    let (reader, mut memory) = std::io::pipe().unwrap();
-    let recorder = w.record("memory", reader).unwrap();
-    for n in 0..300_u32 {
-        memory.write_all(&n.to_le_bytes().repeat(2500)).unwrap();
-    }
-    drop(memory);
-    w.add_recorded("memory", recorder).unwrap();
+    let saved = w.memory_saver("memory").save(&ram(), RAM).unwrap();
+    w.add_memory(saved).unwrap();
+    w.add_bytes("devices", b"devices").unwrap();
     fs::write(w.path("disk-0.0.qcow2"), b"layer").unwrap();
     w.add("disk-0.0.qcow2").unwrap();
     w.commit(manifest(&["disk-0.0.qcow2"])).unwrap()
+}
+
+fn open(store: &Store, id: &StateId, manifest: &str) -> Result<VerifiedState, StateError> {
+    store.find_state(id, manifest)?.verify(None)
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -69,17 +87,62 @@ fn a_state_that_was_made_is_opened_whole() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let made = make(&store, "ws-1.g3");
-    assert_eq!(made.bytes, 3_000_005);
+    // 46 chunks of the first 3 MB, the last one, devices and layer.
+    assert_eq!(made.bytes, 47 * 65_536 + 7 + 5);
     assert_eq!(made.written, made.bytes);
-    let state = store.open_state(&id("ws-1.g3"), &made.manifest).unwrap();
+    let state = open(&store, &id("ws-1.g3"), &made.manifest).unwrap();
     assert_eq!(state.manifest().bytes(), made.bytes);
     assert_eq!(state.manifest().run, Span::from_secs(60));
-    assert_eq!(state.manifest().version, 1);
+    assert_eq!(state.manifest().version, 2);
     assert_eq!(names(store.states_dir()), ["ws-1.g3"]);
     assert!(matches!(
         StateWriter::begin(&store, &id("ws-1.g3")),
         Err(StateError::Exists { .. })
     ));
+}
+
+#[test]
+fn the_memory_is_verified_on_its_way_to_where_it_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let made = make(&store, "ws-1.g3");
+    let found = || store.find_state(&id("ws-1.g3"), &made.manifest).unwrap();
+    let into = tempfile::tempfile().unwrap();
+    into.set_len(RAM).unwrap();
+    found().verify(Some(("memory", &into))).unwrap();
+    let content = |file: &File| {
+        let mut all = vec![0; 8 << 20];
+        file.read_exact_at(&mut all, 0).unwrap();
+        all
+    };
+    assert!(content(&into) == content(&ram()));
+    for no_memory in ["devices", "none"] {
+        match found().verify(Some((no_memory, &into))) {
+            Err(StateError::Corrupt { file, .. }) => assert_eq!(file, no_memory),
+            other => panic!("{no_memory}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_state_that_is_called_off_stops_the_saving_of_its_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut w = StateWriter::begin(&store, &id("ws-1.g3")).unwrap();
+    let early = w.memory_saver("memory").save(&ram(), RAM).unwrap();
+    assert!(w.decision().call_off());
+    let late = w.memory_saver("late").save(&ram(), RAM);
+    assert!(
+        matches!(late, Err(StateError::CalledOff { .. })),
+        "{late:?}"
+    );
+    let taken = w.add_memory(early);
+    assert!(
+        matches!(taken, Err(StateError::CalledOff { .. })),
+        "{taken:?}"
+    );
+    drop(w);
+    assert_eq!(names(store.states_dir()), [""; 0]);
 }
 
 #[test]
@@ -101,7 +164,7 @@ fn every_way_to_damage_a_state_is_found_and_named() {
                 .write(true)
                 .open(d.join("memory"))
                 .unwrap();
-            f.set_len(2_999_999).unwrap();
+            f.set_len(RAM - 1).unwrap();
         }),
         ("emptied", "memory", |d| {
             fs::write(d.join("memory"), b"").unwrap()
@@ -129,7 +192,7 @@ fn every_way_to_damage_a_state_is_found_and_named() {
         let store = Store::open(dir.path()).unwrap();
         let made = make(&store, "ws-1.g3");
         damage(&store.state_dir(&id("ws-1.g3")));
-        match store.open_state(&id("ws-1.g3"), &made.manifest) {
+        match open(&store, &id("ws-1.g3"), &made.manifest) {
             Err(StateError::Corrupt { file: found, .. }) => assert_eq!(found, file, "{what}"),
             other => panic!("{what}: {other:?}"),
         }
@@ -146,15 +209,15 @@ fn a_manifest_of_another_version_or_that_leads_out_of_the_state_is_refused() {
     let open = |text: &str| {
         fs::write(&path, text).unwrap();
         let hash = blake3::hash(text.as_bytes()).to_hex().to_string();
-        store.open_state(&id("ws-1.g3"), &hash).unwrap_err()
+        open(&store, &id("ws-1.g3"), &hash).unwrap_err()
     };
-    let e = open(&text.replace("\"version\": 1,", "\"version\": 2,"));
+    let e = open(&text.replace("\"version\": 2,", "\"version\": 3,"));
     assert!(
         matches!(
             e,
             StateError::UnknownVersion {
-                version: 2,
-                known: 1,
+                version: 3,
+                known: 2,
                 ..
             }
         ),
@@ -228,7 +291,7 @@ fn layers_of_an_earlier_state_are_shared_and_outlive_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let first = make(&store, "ws-1.g3");
-    let old = store.open_state(&id("ws-1.g3"), &first.manifest).unwrap();
+    let old = open(&store, &id("ws-1.g3"), &first.manifest).unwrap();
     let known = old.manifest().file("disk-0.0.qcow2").unwrap();
     let mut w = StateWriter::begin(&store, &id("ws-1.g4")).unwrap();
     w.bring("disk-0.0.qcow2", &old.path("disk-0.0.qcow2"), Some(known))
@@ -243,9 +306,9 @@ fn layers_of_an_earlier_state_are_shared_and_outlive_it() {
     store.discard(&id("ws-1.g3")).unwrap();
     store.discard(&id("ws-1.g3")).unwrap();
     assert_eq!(names(store.states_dir()), ["ws-1.g4"]);
-    store.open_state(&id("ws-1.g4"), &second.manifest).unwrap();
+    open(&store, &id("ws-1.g4"), &second.manifest).unwrap();
     assert!(matches!(
-        store.open_state(&id("ws-1.g3"), &first.manifest),
+        open(&store, &id("ws-1.g3"), &first.manifest),
         Err(StateError::Missing { .. })
     ));
 }
@@ -255,7 +318,7 @@ fn a_layer_that_is_not_what_it_was_is_not_brought() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let first = make(&store, "ws-1.g3");
-    let old = store.open_state(&id("ws-1.g3"), &first.manifest).unwrap();
+    let old = open(&store, &id("ws-1.g3"), &first.manifest).unwrap();
     let known = old.manifest().file("disk-0.0.qcow2").unwrap();
     let other = dir.path().join("other");
     fs::write(&other, b"longer than before").unwrap();

@@ -221,7 +221,7 @@ impl GuestTask {
                 },
                 _ = measure.tick() => tools.report(Event::Measured {
                     lease: self.lease.clone(),
-                    bytes: guest.resident_bytes(),
+                    bytes: guest.resident_bytes().await,
                 }),
                 () = until(retry_io.as_mut()) => {
                     retry_io = None;

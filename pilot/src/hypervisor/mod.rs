@@ -29,6 +29,7 @@
 
 mod errors;
 mod fetch;
+mod memory;
 mod null;
 mod offload;
 mod qemu;
@@ -231,9 +232,9 @@ impl Guest {
     }
 
     /// Upper bound of the bytes that a suspend would write now for memory and devices.
-    pub fn resident_bytes(&self) -> u64 {
+    pub async fn resident_bytes(&self) -> u64 {
         match &self.kind {
-            Kind::Qemu(g) => g.resident_bytes(),
+            Kind::Qemu(g) => g.resident_bytes().await,
             Kind::Null(_) => NullGuest::resident_bytes(),
         }
     }

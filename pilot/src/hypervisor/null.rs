@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 use super::errors::{ControlError, StageError, StartError, SuspendError};
 use super::fetch::Fetcher;
 use super::offload::offload;
-use super::stage::{self, Parts};
+use super::stage::{self, MEMORY, Outfit, Parts};
 use super::state::{Failure, commit, manifest};
 use super::stopwatch::Stopwatch;
 use super::types::{ExitHow, GuestEvent, Setup, StageRequest, SuspendOrder, Suspended, WhenLate};
@@ -108,14 +108,12 @@ impl NullDriver {
 
     pub(super) async fn stage(&self, request: StageRequest) -> Result<Parts, StageError> {
         let driver = &self.0;
-        stage::stage(
-            request,
-            &driver.store,
-            &driver.fetcher,
-            &platform(),
-            Vec::new(),
-        )
-        .await
+        let outfit = Outfit {
+            platform: platform(),
+            devices: Vec::new(),
+            memory: None,
+        };
+        stage::stage(request, &driver.store, &driver.fetcher, outfit).await
     }
 
     /// Starts a guest.
@@ -131,7 +129,7 @@ impl NullDriver {
             ));
         }
         let memory = match &parts.state {
-            Some(state) => fs::read(state.path("memory"))
+            Some(state) => fs::read(state.path(MEMORY))
                 .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
                 .map_err(|e| StartError::StateCorrupt(format!("can't load the memory: {e}")))?,
             None => Memory {
@@ -345,11 +343,11 @@ impl Running {
             }
         };
         let bytes = serde_json::to_vec(&memory).map_err(io::Error::other);
-        let mut file = writer.create("memory")?;
+        let mut file = writer.create(MEMORY)?;
         bytes
             .and_then(|b| file.write_all(&b))
-            .map_err(failed(writer.path("memory")))?;
-        writer.add("memory")?;
+            .map_err(failed(writer.path(MEMORY)))?;
+        writer.add(MEMORY)?;
         let manifest = manifest(&self.parts, platform(), Vec::new(), order);
         commit(writer, manifest, &self.parts.disks, &self.driver.store)
     }

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image_store::{
     BasePin, Digest, DiskEntry, FileEntry, ImageError, Manifest, Placed, Platform, Staged,
@@ -15,8 +16,12 @@ use protocol::workspace::{Artefact, Disk, DiskFormat};
 
 use super::errors::StageError;
 use super::fetch::Fetcher;
+use super::memory::GuestMemory;
 use super::offload::offload;
 use super::types::StageRequest;
+
+/// Name of the memory's file in a state.
+pub(super) const MEMORY: &str = "memory";
 
 /// Longer chains of layers are merged into one when they are staged.
 const LONGEST_CHAIN: usize = 8;
@@ -35,6 +40,8 @@ pub(super) struct Parts {
     pub disks: Vec<StagedDisk>,
     /// The state to resume from.
     pub state: Option<VerifiedState>,
+    /// The guest's memory, as in the state; none for a driver that has it elsewhere.
+    pub memory: Option<Arc<GuestMemory>>,
 }
 
 /// One disk: `base <- frozen layers <- top`.
@@ -70,13 +77,20 @@ struct Source<'a> {
     owner: &'a str,
 }
 
-/// Stages a guest for a driver that runs `platform` and gives a guest of this request `devices`.
+/// What a driver gives a guest of a request.
+pub(super) struct Outfit {
+    pub platform: Platform,
+    pub devices: Vec<String>,
+    /// Filled from the state, if there is one. None leaves that to the driver.
+    pub memory: Option<Arc<GuestMemory>>,
+}
+
+/// Stages a guest for a driver.
 pub(super) async fn stage(
     request: StageRequest,
     store: &Store,
     fetcher: &Fetcher,
-    platform: &Platform,
-    devices: Vec<String>,
+    outfit: Outfit,
 ) -> Result<Parts, StageError> {
     let state_id = request
         .guest
@@ -98,7 +112,7 @@ pub(super) async fn stage(
 
     let state = match request.state.clone() {
         None => None,
-        Some(from) => Some(open_state(store, from, &request, platform, &devices).await?),
+        Some(from) => Some(open_state(store, from, &request, &outfit).await?),
     };
     let (mut kernel, mut initrd) = (None, None);
     if state.is_none() {
@@ -126,6 +140,7 @@ pub(super) async fn stage(
         initrd,
         disks,
         state,
+        memory: outfit.memory,
     })
 }
 
@@ -137,39 +152,39 @@ async fn open_state(
     store: &Store,
     from: StateRef,
     request: &StageRequest,
-    platform: &Platform,
-    devices: &[String],
+    outfit: &Outfit,
 ) -> Result<VerifiedState, StageError> {
-    let store = store.clone();
-    let state = offload("verify-state", move || {
-        store.open_state(&from.id, &from.manifest)
-    })
-    .await
-    .map_err(|e| StageError::Node(e.to_string()))??;
-    match misfit(state.manifest(), request, platform, devices) {
-        None => Ok(state),
-        Some(text) => {
-            let id = &state.manifest().state;
-            Err(StageError::StateIncompatible(format!(
-                "the state {id} can't be resumed here: {text}"
-            )))
-        }
+    let found = {
+        let store = store.clone();
+        let found = offload("find-state", move || {
+            store.find_state(&from.id, &from.manifest)
+        });
+        found.await.map_err(|e| StageError::Node(e.to_string()))??
+    };
+    if let Some(text) = misfit(found.manifest(), request, outfit) {
+        let id = &found.manifest().state;
+        return Err(StageError::StateIncompatible(format!(
+            "the state {id} can't be resumed here: {text}"
+        )));
     }
+    let memory = outfit.memory.clone();
+    let verified = offload("verify-state", move || {
+        found.verify(memory.as_ref().map(|m| (MEMORY, m.file())))
+    });
+    Ok(verified
+        .await
+        .map_err(|e| StageError::Node(e.to_string()))??)
 }
 
 /// The first reason why a state can't be resumed for this request on this node. The hypervisors
 /// themselves accept too much (a smaller disk, a poorer processor) and then corrupt the guest.
-fn misfit(
-    m: &Manifest,
-    request: &StageRequest,
-    platform: &Platform,
-    devices: &[String],
-) -> Option<String> {
+fn misfit(m: &Manifest, request: &StageRequest, outfit: &Outfit) -> Option<String> {
     let spec = &request.spec;
+    let devices = &outfit.devices;
     if m.workspace != request.guest.workspace {
         return Some(format!("it is that of the workspace {}", m.workspace));
     }
-    if let Some(text) = m.platform.mismatch(platform) {
+    if let Some(text) = m.platform.mismatch(&outfit.platform) {
         return Some(text);
     }
     if m.cores != spec.resources.cores || m.memory_mib != spec.resources.memory_mib {
@@ -178,7 +193,7 @@ fn misfit(
             m.cores, m.memory_mib, spec.resources.cores, spec.resources.memory_mib
         ));
     }
-    if m.devices != devices {
+    if m.devices != *devices {
         return Some(format!(
             "it has the devices {}, the request has {}",
             m.devices.join(", "),

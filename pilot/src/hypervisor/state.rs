@@ -1,7 +1,5 @@
 //! What every driver's suspend does alike: the manifest, the disks' layers, the reasons.
 
-use std::io;
-
 use image_store::{Committed, DiskEntry, Manifest, Platform, StateError, StateWriter, Store};
 use protocol::codes::{Reason, ReasonCode};
 use protocol::time::Span;
@@ -19,17 +17,6 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// The store did not take the bytes.
-    pub(super) fn unwritten(e: &io::Error) -> Self {
-        let text = format!("the state can't be written to the store: {e}");
-        match e.kind() {
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => Self::Full(text),
-            _ => Self::Failed(text),
-        }
-    }
-
     /// The reason as the broker gets it; `budget` is what the suspend was allowed.
     pub(super) fn reason(self, budget: Span) -> Reason {
         match self {

@@ -8,6 +8,7 @@ use lrm_adapters::htcondor::testing::Pool;
 use tempfile::TempDir;
 
 use super::binaries::Binaries;
+use super::front::Front;
 use super::setup::{Batch, Guests, Setup};
 use super::wait::{PATIENCE, until};
 
@@ -18,6 +19,8 @@ pub struct CondorSite {
     // Dropped in this order: the pool before its directory.
     /// The pool.
     pub pool: Pool,
+    /// What reaches it, and what is to go wrong there.
+    pub front: Front,
     /// The programs, where the pool sees them.
     pub binaries: Binaries,
     /// The test guest there; none if none was wanted.
@@ -36,6 +39,10 @@ pub struct CondorJob {
     pub status: u32,
     /// Why it lost its slot, HTCondor's number; 0 if it did not.
     pub vacated: u32,
+    /// How often it was started.
+    pub starts: u32,
+    /// It has a slot, where its processes may live.
+    pub has_slot: bool,
 }
 
 impl CondorSite {
@@ -73,8 +80,12 @@ impl CondorSite {
             .transpose()?;
         let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/lab/condor");
         let pool = Pool::start(&lab, place.path()).context("failed to start a pool")?;
+        let front = pool.share().join("front");
+        fs::create_dir(&front).context("failed to make a directory")?;
+        let front = Front::new(&front)?;
         Ok(Some(Self {
             pool,
+            front,
             binaries,
             guest,
             _place: place,
@@ -87,7 +98,9 @@ impl CondorSite {
             walltime: "120s",
             batch: Some(Batch {
                 lrm: "htcondor",
-                prefix: self.pool.prefix(),
+                prefix: std::iter::once(self.front.program())
+                    .chain(self.pool.prefix())
+                    .collect(),
                 section: format!("[site.lab.htcondor]\ntransfer = \"{transfer}\""),
                 place: Some(self.pool.share().to_owned()),
             }),
@@ -108,11 +121,13 @@ impl CondorSite {
             "WorkspacePilotKey",
             "JobStatus",
             "ifThenElse(VacateReasonCode =?= undefined, 0, VacateReasonCode)",
+            "ifThenElse(NumJobStarts =?= undefined, 0, NumJobStarts)",
+            "RemoteHost =!= undefined",
         ];
         let said = self.pool.command(&words)?;
         let job = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
-            let [id, key, status, vacated] = words[..] else {
+            let [id, key, status, vacated, starts, has_slot] = words[..] else {
                 anyhow::bail!("cannot read `{line}`");
             };
             Ok(CondorJob {
@@ -120,6 +135,8 @@ impl CondorSite {
                 key: key.to_owned(),
                 status: status.parse()?,
                 vacated: vacated.parse()?,
+                starts: starts.parse()?,
+                has_slot: has_slot == "true",
             })
         };
         said.lines().map(job).collect()

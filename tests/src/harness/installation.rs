@@ -330,6 +330,16 @@ impl Installation {
         }
     }
 
+    /// Kills all processes that have to do with a slot's directory, at once and unheard.
+    pub fn kill_everything_in_slots(&self) {
+        for found in Snapshot::take(&self.place.join("scratch")).iter() {
+            if let Found::Process { pid, .. } = found {
+                // One that has ended meanwhile is as good.
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
+        }
+    }
+
     /// Process ids of the pilots that run now.
     pub fn pilots(&self) -> Vec<Pid> {
         let program = self.binaries.pilot.display().to_string();

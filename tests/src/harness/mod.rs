@@ -4,6 +4,7 @@ mod binaries;
 mod checks;
 pub mod condor;
 mod counter;
+pub mod front;
 mod installation;
 pub mod node;
 mod played;

@@ -350,6 +350,7 @@ impl World {
                     },
                     scratch: "/scratch".into(),
                     store: "/store".into(),
+                    avoid: order.avoid,
                 };
                 let after = self.chance.millis(20, 900);
                 self.plan(after, Coming::Command(site, Command::Submit(Box::new(job))));
@@ -361,7 +362,12 @@ impl World {
                 let after = self.chance.millis(20, 500);
                 self.plan(after, Coming::Command(site, Command::LookUp(key)));
             }
-            Effect::CancelPilot { site, key, job } => {
+            Effect::CancelPilot {
+                site,
+                key,
+                job,
+                scope,
+            } => {
                 let first = self.broker.cancels.insert(key.clone());
                 if !first && self.options.faults == 0 {
                     let what = format!("pilot job {key} was cancelled twice");
@@ -371,7 +377,10 @@ impl World {
                     return Ok(());
                 };
                 let after = self.chance.millis(20, 500);
-                self.plan(after, Coming::Command(site, Command::Cancel(key, job)));
+                self.plan(
+                    after,
+                    Coming::Command(site, Command::Cancel(key, job, scope)),
+                );
             }
             Effect::Wake(keys) => {
                 for key in keys {

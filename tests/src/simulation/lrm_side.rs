@@ -1,6 +1,6 @@
 //! The sites' batch systems in the simulation: the model that ships, and how it fails its users.
 
-use broker_core::{Event as BrokerEvent, SiteConfig};
+use broker_core::{CancelScope, Event as BrokerEvent, SiteConfig};
 use lrm_adapters::sim::model::{
     Answer, Effect, Event, JobNumber, JobPhase, JobRequest, Model, ModelConfig, RunNumber,
 };
@@ -222,6 +222,7 @@ impl World {
                         Answer::Refused(why) if !silent => answer = SubmitAnswer::Refused(why),
                         Answer::Submitted(_)
                         | Answer::Refused(_)
+                        | Answer::Started
                         | Answer::Done
                         | Answer::NoSuchJob
                         | Answer::NoSuchNode => self.summary.lrm_lies += 1,
@@ -254,7 +255,7 @@ impl World {
                 let after = if silent { timeout } else { answered };
                 (BrokerEvent::LrmFound { key, observation }, after)
             }
-            Command::Cancel(key, id) => {
+            Command::Cancel(key, id, scope) => {
                 let number = id.as_str().parse().map(JobNumber).ok();
                 let answer = match number {
                     _ if silent => CancelAnswer::NoAnswer("time limit of 30s".into()),
@@ -264,7 +265,12 @@ impl World {
                             .job(number)
                             .is_some_and(|j| j.request.key.as_ref() == Some(&key)) =>
                     {
-                        match self.lrm_step(site, Event::Cancel(number))? {
+                        let order = match scope {
+                            CancelScope::Whatever => Event::Cancel(number),
+                            CancelScope::WhileQueued => Event::Withdraw(number),
+                        };
+                        match self.lrm_step(site, order)? {
+                            Answer::Started => CancelAnswer::Started,
                             Answer::NoSuchJob => CancelAnswer::NoSuchJob,
                             Answer::Done
                             | Answer::Submitted(_)

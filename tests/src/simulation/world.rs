@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
+use broker_core::CancelScope;
 use pilot_core::agent;
 use pilot_core::guest::LeaseKey;
 use protocol::ids::{SubmitKey, WorkspaceId};
@@ -106,7 +107,7 @@ pub enum Command {
     /// Look up.
     LookUp(SubmitKey),
     /// Cancel.
-    Cancel(SubmitKey, protocol::ids::LrmJobId),
+    Cancel(SubmitKey, protocol::ids::LrmJobId, CancelScope),
 }
 
 /// All of it.

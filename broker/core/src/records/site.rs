@@ -35,7 +35,7 @@ pub struct SiteRecord {
     /// margins): the latest highest, slowly forgotten. Zero until one has said so.
     #[serde(default)]
     pub slot_cost: Span,
-    /// Nodes on which guests failed.
+    /// Nodes on which guests failed, or pilots before they registered.
     pub nodes: BTreeMap<NodeName, NodeTrouble>,
     /// The last listing that could be read.
     pub last_listing: Option<Timestamp>,
@@ -96,7 +96,7 @@ impl SiteRecord {
 /// Failures on a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NodeTrouble {
-    /// Guests in a row that failed there.
+    /// Failures in a row there.
     pub failures: u32,
     /// It gets no guests before.
     pub avoid_until: Option<Timestamp>,

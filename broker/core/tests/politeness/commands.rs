@@ -83,6 +83,18 @@ fn a_withdrawn_pilot_that_has_started_meanwhile_is_kept() {
     w.register(pilot);
     w.sync(pilot);
     assert!(
+        !w.pilots[pilot].guests.contains_key(&id),
+        "the LRM may end it yet"
+    );
+    w.pass_ticking(MINUTE);
+    let asked = cancels(&mut w);
+    assert_eq!(asked.len(), 1, "the LRM is asked again");
+    w.step(Event::LrmCancelled {
+        key: asked[0].clone(),
+        answer: protocol::lrm::CancelAnswer::Started,
+    });
+    w.sync(pilot);
+    assert!(
         w.pilots[pilot].guests.contains_key(&id),
         "it is useful again"
     );

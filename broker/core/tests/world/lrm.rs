@@ -1,6 +1,6 @@
 //! The LRMs: jobs, and how what the broker wants of them is done and answered.
 
-use broker_core::{Effect, Event, PilotOrder};
+use broker_core::{CancelScope, Effect, Event, PilotOrder};
 use protocol::ids::{LrmJobId, NodeName, SiteName};
 use protocol::lrm::{CancelAnswer, JobEnd, JobState, Observation, ObservedJob, SubmitAnswer};
 use protocol::time::Timestamp;
@@ -89,12 +89,19 @@ impl World {
                     let observation = Observation::Listing(found.map(Job::observed).collect());
                     self.step(Event::LrmFound { key, observation });
                 }
-                Effect::CancelPilot { key, .. } => {
+                Effect::CancelPilot { key, scope, .. } => {
                     let job = self.jobs.iter().position(|j| j.order.key == key);
-                    if let Some(job) = job {
-                        self.end_job(job, JobEnd::Cancelled);
-                    }
-                    let answer = CancelAnswer::Taken;
+                    let waits = |j: usize| self.jobs[j].state == JobState::Queued;
+                    let answer = match (job, scope) {
+                        (Some(job), CancelScope::WhileQueued) if !waits(job) => {
+                            CancelAnswer::Started
+                        }
+                        (Some(job), _) => {
+                            self.end_job(job, JobEnd::Cancelled);
+                            CancelAnswer::Taken
+                        }
+                        (None, _) => CancelAnswer::Taken,
+                    };
                     self.step(Event::LrmCancelled { key, answer });
                 }
                 Effect::SubmitPilot(_) | Effect::Wake(_) => self.todo.push(effect),

@@ -39,6 +39,7 @@ fn job() -> PilotJob {
         },
         scratch: "/scratch".into(),
         store: "/store".into(),
+        avoid: Vec::new(),
     }
 }
 

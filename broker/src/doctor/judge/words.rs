@@ -100,6 +100,7 @@ pub(in super::super) fn earlier_cancelled(
     let said = match answer {
         CancelAnswer::Taken => "the LRM took the cancel".to_owned(),
         CancelAnswer::NoSuchJob => "the LRM does not know it any more".to_owned(),
+        CancelAnswer::Started => "the LRM would end it only while it waits".to_owned(),
         CancelAnswer::Refused(why) | CancelAnswer::NoAnswer(why) => why.clone(),
     };
     Finding::warning(

@@ -75,6 +75,7 @@ pub(crate) fn qsub(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
             walltime: order.walltime,
             min_walltime: None,
             begin: None,
+            exclude: Default::default(),
             priority: 0,
             launch: lrm_adapters::sim::profiles::Launch::Batch,
             rerunnable: order.rerunnable,

@@ -211,9 +211,14 @@ fn commands_name_schedd_and_pool_where_the_site_does() {
     let id = LrmJobId::new("14.0").unwrap();
     let which = with_id_and_key(&id, &key).unwrap();
     assert_eq!(
-        shell_words::join(remove(&settings, &which)),
+        shell_words::join(remove(&settings, &which, Cancel::Always)),
         "/opt/condor/bin/condor_rm -name submit1 -pool cm:9618 -constraint \
          'ClusterId == 14 && ProcId == 0 && WorkspacePilotKey == \"wp-7\" && JobStatus != 3 && JobStatus != 4'"
+    );
+    let waiting = remove(&settings, &which, Cancel::WhileWaiting);
+    assert_eq!(
+        waiting.last().unwrap(),
+        "ClusterId == 14 && ProcId == 0 && WorkspacePilotKey == \"wp-7\" && (JobStatus == 1 || JobStatus == 5)"
     );
     assert_eq!(
         with_id_and_key(&LrmJobId::new("999999999").unwrap(), &key).unwrap(),
@@ -226,4 +231,29 @@ fn commands_name_schedd_and_pool_where_the_site_does() {
             "{odd}"
         );
     }
+}
+
+#[test]
+fn nodes_to_avoid_are_ruled_out_by_their_machine_and_odd_names_are_left_out() {
+    let avoiding = PilotJob {
+        avoid: ["n1.site", "n2\" || true", "n3"]
+            .map(|n| protocol::ids::NodeName::new(n).unwrap())
+            .to_vec(),
+        ..job(Path::new("/srv/wp-7"))
+    };
+    let settings = HtcondorSettings {
+        requirements: Some("HasKvm".to_owned()),
+        ..HtcondorSettings::default()
+    };
+    let text = description(&settings, &avoiding).unwrap();
+    let line = text
+        .lines()
+        .find(|l| l.starts_with("requirements"))
+        .unwrap();
+    assert!(
+        line.ends_with(
+            " && (TARGET.Machine =!= \"n1.site\") && (TARGET.Machine =!= \"n3\") && (HasKvm)"
+        ),
+        "{line}"
+    );
 }

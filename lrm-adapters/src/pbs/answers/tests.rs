@@ -149,7 +149,11 @@ fn only_a_job_with_our_key_is_cancelled() {
     let key = SubmitKey::new("wp-a").unwrap();
     let look = |output: &Output| look(output, Dialect::Openpbs, "alice", &key);
     let no_such = Look::Answer(CancelAnswer::NoSuchJob);
-    assert_eq!(look(&out(0, MINE, "")), Look::Ours);
+    assert_eq!(look(&out(0, MINE, "")), Look::Ours(JobState::Running));
+    assert_eq!(
+        look(&out(0, &MINE.replace("= R", "= Q"), "")),
+        Look::Ours(JobState::Queued)
+    );
     assert_eq!(look(&out(0, &MINE.replace("wp-a", "wp-b"), "")), no_such);
     assert_eq!(look(&out(0, &MINE.replace("alice", "bob"), "")), no_such);
     assert_eq!(look(&out(0, &MINE.replace("= R", "= F"), "")), no_such);

@@ -34,6 +34,7 @@ pub(super) fn cancel(output: &Output) -> CancelAnswer {
     match output.code {
         Some(0) => CancelAnswer::Taken,
         Some(words::EXIT_NO_SUCH_JOB) => CancelAnswer::NoSuchJob,
+        Some(words::EXIT_STARTED) => CancelAnswer::Started,
         Some(REFUSED) => CancelAnswer::Refused(output.complaint()),
         Some(_) | None => CancelAnswer::NoAnswer(output.complaint()),
     }

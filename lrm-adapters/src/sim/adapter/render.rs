@@ -34,6 +34,10 @@ pub(super) fn submit_args(settings: &SimLrmSettings, job: &PilotJob) -> Vec<Stri
     if let Some(min) = job.min_walltime {
         flag("--min-walltime", format!("{}ms", min.as_millis()));
     }
+    let avoid = job_script::plain_names(&job.avoid);
+    if !avoid.is_empty() {
+        flag("--exclude", avoid.join(","));
+    }
     let launch = match settings.launch {
         Launch::Batch => "batch",
         Launch::Step => "step",

@@ -58,6 +58,9 @@ pub(super) enum Command {
     Cancel {
         /// Its id
         job: u64,
+        /// Only while it waits
+        #[arg(long)]
+        if_queued: bool,
         /// Only if the job carries this key
         #[arg(long)]
         key: Option<SubmitKey>,
@@ -192,6 +195,9 @@ pub(super) struct SubmitArgs {
     /// The walltime may be cut down to this so that the job starts before its node closes
     #[arg(long, value_parser = span)]
     pub min_walltime: Option<SpanArg>,
+    /// Nodes that it is not started on
+    #[arg(long, value_name = "NODE,...", value_delimiter = ',')]
+    pub exclude: Vec<NodeName>,
     /// Not before this (RFC 3339 or epoch seconds)
     #[arg(long, value_parser = instant)]
     pub begin: Option<Timestamp>,

@@ -70,6 +70,7 @@ fn on_job(
         .map(|(_, run)| run.end);
     let event = match order {
         JobOrder::Cancel => Event::Cancel(job),
+        JobOrder::Withdraw => Event::Withdraw(job),
         JobOrder::Preempt => Event::Preempt(job),
         JobOrder::Requeue => Event::Requeue(job),
         JobOrder::Hold => Event::Hold(job),
@@ -107,6 +108,7 @@ fn response(answer: Answer) -> Response {
         Answer::Submitted(job) => Response::Submitted(job),
         Answer::Refused(why) => Response::Refused(why),
         Answer::NoSuchJob => Response::NoSuchJob,
+        Answer::Started => Response::Started,
         Answer::NoSuchNode => Response::NoSuchNode,
     }
 }

@@ -28,6 +28,14 @@ impl Model {
         }
     }
 
+    pub(super) fn withdraw(&mut self, now: Timestamp, number: JobNumber) -> Answer {
+        match self.jobs.get(&number).map(|job| &job.phase) {
+            Some(JobPhase::Running(_)) => Answer::Started,
+            Some(JobPhase::Queued { .. } | JobPhase::Held { .. } | JobPhase::Over { .. })
+            | None => self.cancel(now, number),
+        }
+    }
+
     /// Ends a running job for `cause` because somebody said so.
     pub(super) fn end_by_order(
         &mut self,

@@ -140,6 +140,7 @@ impl Model {
             Event::Tick => Answer::Done,
             Event::Submit(request) => self.submit(now, request),
             Event::Cancel(job) => self.cancel(now, job),
+            Event::Withdraw(job) => self.withdraw(now, job),
             Event::Preempt(job) => self.end_by_order(now, job, profiles::Cause::Preempt),
             Event::Requeue(job) => self.requeue(now, job),
             Event::Hold(job) => self.hold(job),
@@ -219,12 +220,16 @@ impl Model {
         {
             return Err("the minimum walltime is longer than the walltime".to_owned());
         }
-        if !self
-            .nodes
-            .values()
-            .any(|n| n.resources.holds(&request.resources))
-        {
+        let able = |(_, n): &(&NodeName, &Node)| n.resources.holds(&request.resources);
+        if !self.nodes.iter().any(|n| able(&n)) {
             return Err(format!("no node has {}", request.resources));
+        }
+        let excluded = |(name, _): &(&NodeName, &Node)| request.exclude.contains(*name);
+        if self.nodes.iter().filter(able).all(|n| excluded(&n)) {
+            return Err(format!(
+                "every node that has {} is excluded",
+                request.resources
+            ));
         }
         if let Some(max) = queue.max_jobs {
             let live = self

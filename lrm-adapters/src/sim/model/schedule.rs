@@ -93,7 +93,7 @@ impl Model {
     ) -> Option<(NodeName, Span)> {
         let need = &job.request.resources;
         self.nodes.iter().find_map(|(name, node)| {
-            let walltime = walltime_on(node, job, now)?;
+            let walltime = walltime_on((name, node), job, now)?;
             let free = match (claimed.get(name), leaving) {
                 (Some(claim), Some(leaving)) => {
                     let soon = node.free().plus(&leaving.dying_on(name)).minus(claim);
@@ -117,7 +117,7 @@ impl Model {
         let need = &job.request.resources;
         let mut best: Option<(NodeName, Vec<RunNumber>)> = None;
         for (name, node) in &self.nodes {
-            if walltime_on(node, job, now).is_none() {
+            if walltime_on((name, node), job, now).is_none() {
                 continue;
             }
             let claim = claimed.get(name).copied().unwrap_or_default();
@@ -213,8 +213,8 @@ fn eligible(job: &Job, now: Timestamp) -> bool {
 }
 
 /// The walltime that a job would get on a node, if the node takes it at all.
-fn walltime_on(node: &Node, job: &Job, now: Timestamp) -> Option<Span> {
-    if node.state != NodeState::Up {
+fn walltime_on((name, node): (&NodeName, &Node), job: &Job, now: Timestamp) -> Option<Span> {
+    if node.state != NodeState::Up || job.request.exclude.contains(name) {
         return None;
     }
     let asked = job.request.walltime;

@@ -1,5 +1,6 @@
 //! What goes into the model and comes out of it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use protocol::ids::{NodeName, SubmitKey};
@@ -162,6 +163,9 @@ pub struct JobRequest {
     pub min_walltime: Option<Span>,
     /// Does not start before this.
     pub begin: Option<Timestamp>,
+    /// Nodes that it is not started on.
+    #[serde(default)]
+    pub exclude: BTreeSet<NodeName>,
     /// Higher goes first within its queue.
     pub priority: i32,
     /// How its first process is started.
@@ -181,6 +185,7 @@ impl JobRequest {
             walltime,
             min_walltime: None,
             begin: None,
+            exclude: BTreeSet::new(),
             priority: 0,
             launch: Launch::Step,
             rerunnable: true,
@@ -197,6 +202,7 @@ impl JobRequest {
             walltime,
             min_walltime: None,
             begin: None,
+            exclude: BTreeSet::new(),
             priority: 0,
             launch: Launch::Batch,
             rerunnable: false,
@@ -213,6 +219,8 @@ pub enum Event {
     Submit(JobRequest),
     /// Somebody cancels a job.
     Cancel(JobNumber),
+    /// Somebody cancels a job if it waits.
+    Withdraw(JobNumber),
     /// Somebody preempts a job by hand.
     Preempt(JobNumber),
     /// Somebody tells a running job to start again.
@@ -274,6 +282,8 @@ pub enum Answer {
     Refused(String),
     /// There is no such job (any more).
     NoSuchJob,
+    /// The job runs, and was to be ended only while it waits.
+    Started,
     /// There is no such node.
     NoSuchNode,
 }

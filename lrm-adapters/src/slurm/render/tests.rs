@@ -221,11 +221,20 @@ fn walltimes_are_whole_minutes_rounded_up_and_never_none() {
 fn commands_survive_a_remote_shell() {
     let settings = settings(Launch::Step);
     let key = SubmitKey::new("wp-7").unwrap();
+    let mut avoiding = awkward_job(Path::new("/srv/wp-7"));
+    avoiding.avoid = ["n1", "n2; reboot", "n-3.site", "--uid=0"]
+        .map(|n| protocol::ids::NodeName::new(n).unwrap())
+        .to_vec();
+    let told = submit(&settings, &avoiding);
+    assert!(
+        told.contains(&"--exclude=n1,n-3.site".to_owned()),
+        "{told:?}"
+    );
     let all = [
         list(&settings, None),
         find(&settings, Some("big"), &key),
-        cancel(&settings, Some("big"), "12"),
-        submit(&settings, &awkward_job(Path::new("/srv/wp-7"))),
+        cancel(&settings, Some("big"), "12", Cancel::WhileWaiting),
+        submit(&settings, &avoiding),
     ];
     for argv in all {
         let told = Command::new("sh")

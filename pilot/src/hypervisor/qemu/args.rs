@@ -7,6 +7,7 @@ use protocol::ids::WorkspaceId;
 use protocol::workspace::{DiskFormat, Network};
 use serde_json::json;
 
+use crate::hypervisor::memory::GuestMemory;
 use crate::hypervisor::stage::{Parts, StagedDisk};
 
 /// What all guests of a slot are started with.
@@ -29,7 +30,8 @@ pub(super) struct GuestFiles {
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// The arguments. The guest is not let go yet: it waits for `cont`, and with a state before that
-/// for `migrate-incoming`. QMP speaks on standard input, a socket.
+/// for `migrate-incoming`. QMP speaks on standard input, a socket; standard output is the guest's
+/// memory.
 pub(super) fn arguments(machine: &Machine, parts: &Parts, files: &GuestFiles) -> Vec<OsString> {
     let spec = &parts.request.spec;
     let id = &parts.request.guest.workspace;
@@ -46,7 +48,16 @@ pub(super) fn arguments(machine: &Machine, parts: &Parts, files: &GuestFiles) ->
     put(&[&"-S", &"-no-reboot", &"-no-shutdown"]);
     put(&[&"-sandbox", &SANDBOX]);
     put(&[&"-accel", &machine.accelerator]);
-    put(&[&"-machine", &machine.machine, &"-cpu", &machine.cpu]);
+    put(&[
+        &"-object",
+        &format!(
+            "memory-backend-file,id=memory,size={}M,mem-path={},share=on",
+            spec.resources.memory_mib,
+            GuestMemory::PATH_AS_OUTPUT
+        ),
+    ]);
+    let with_memory = format!("{},memory-backend=memory", machine.machine);
+    put(&[&"-machine", &with_memory, &"-cpu", &machine.cpu]);
     put(&[&"-smp", &spec.resources.cores.to_string()]);
     put(&[&"-m", &format!("{}M", spec.resources.memory_mib)]);
     put(&[&"-rtc", &"base=utc,clock=host"]);

@@ -16,16 +16,15 @@ use tokio::time::timeout;
 use super::args::{GuestFiles, arguments};
 use super::guest::QemuGuest;
 use super::qmp::{Event, Qmp, Version};
-use super::{COMMAND, Driver, GREETING, boot_failed, log_tail};
+use super::{COMMAND, DEVICES, Driver, GREETING, boot_failed, log_tail};
 use crate::hypervisor::errors::{ControlError, StartError};
 use crate::hypervisor::stage::{PIN_UP_TO, Parts};
 use crate::hypervisor::types::GuestEvent;
 
 pub(in crate::hypervisor) type Started = (QemuGuest, mpsc::UnboundedReceiver<GuestEvent>);
 
-/// A state is loaded at least at this rate, bytes a second, after [`LOAD_FIXED`].
-const LOAD_RATE: u64 = 20 << 20;
-const LOAD_FIXED: Duration = Duration::from_secs(10);
+/// For the devices of a state, less than a megabyte.
+const LOAD: Duration = Duration::from_secs(20);
 
 /// A QEMU that has said hello and has no guest running yet.
 pub(super) struct Process {
@@ -51,10 +50,12 @@ async fn spawn(driver: &Driver, parts: &Parts) -> Result<Process, StartError> {
     let dir = &parts.request.dir;
     let files = guest_files(parts)?;
     let log = dir.join("hypervisor.log");
-    let out = File::create(&log).map_err(|e| boot_failed("make the hypervisor's log", &e))?;
-    let err = out
-        .try_clone()
-        .map_err(|e| boot_failed("share the hypervisor's log", &e))?;
+    let err = File::create(&log).map_err(|e| boot_failed("make the hypervisor's log", &e))?;
+    let memory = parts.memory.as_ref();
+    let memory = memory.ok_or_else(|| StartError::BootFailed("it has no memory".to_owned()))?;
+    let out = memory
+        .as_output()
+        .map_err(|e| boot_failed("share the guest's memory", &e))?;
     let (ours, theirs) = UnixStream::pair().map_err(|e| boot_failed("make a socket", &e))?;
 
     let child = {
@@ -116,13 +117,17 @@ fn guest_files(parts: &Parts) -> Result<GuestFiles, StartError> {
     Ok(files)
 }
 
-/// Loads the state, if there is one, and lets the guest go.
+/// Loads the devices of the state, if there is one, and lets the guest go.
 async fn ready(process: &mut Process, parts: &Parts) -> Result<(), StartError> {
     let failed = |e: ControlError| StartError::BootFailed(format!("qemu did not start: {e}"));
-    let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
+    // The memory is shared with us and no part of a stream.
+    let capabilities = json!({ "capabilities": [
+        { "capability": "events", "state": true },
+        { "capability": "x-ignore-shared", "state": true },
+    ] });
     process
         .qmp
-        .execute("migrate-set-capabilities", events, COMMAND)
+        .execute("migrate-set-capabilities", capabilities, COMMAND)
         .await
         .map_err(failed)?;
     load(process, parts).await?;
@@ -149,14 +154,13 @@ async fn load(process: &mut Process, parts: &Parts) -> Result<(), StartError> {
     let Some(state) = &parts.state else {
         return Ok(());
     };
-    let path = state.path("memory");
-    let bytes = state.manifest().file("memory").map_or(0, |f| f.bytes);
+    let path = state.path(DEVICES);
     let corrupt = |text: String| StartError::StateCorrupt(text);
     let uri = if process.version.number >= (8, 2) {
         format!("file:{}", path.display())
     } else {
         let file = File::open(&path)
-            .map_err(|e| corrupt(format!("the state's memory can't be opened: {e}")))?;
+            .map_err(|e| corrupt(format!("the state's devices can't be opened: {e}")))?;
         process
             .qmp
             .give_file("state", file.into(), COMMAND)
@@ -164,11 +168,10 @@ async fn load(process: &mut Process, parts: &Parts) -> Result<(), StartError> {
             .map_err(|e| corrupt(e.to_string()))?;
         "fd:state".to_owned()
     };
-    let limit = LOAD_FIXED + Duration::from_secs(bytes / LOAD_RATE);
     let loading = async {
         process
             .qmp
-            .execute("migrate-incoming", json!({ "uri": uri }), limit)
+            .execute("migrate-incoming", json!({ "uri": uri }), LOAD)
             .await?;
         while let Some(event) = process.events.recv().await {
             match (event.name.as_str(), event.data["status"].as_str()) {
@@ -179,7 +182,7 @@ async fn load(process: &mut Process, parts: &Parts) -> Result<(), StartError> {
         }
         Err(ControlError::Gone)
     };
-    match timeout(limit, loading).await {
+    match timeout(LOAD, loading).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(e)) => {
             let cause = death(&mut process.child, &e).await;
@@ -193,7 +196,7 @@ async fn load(process: &mut Process, parts: &Parts) -> Result<(), StartError> {
         }
         Err(_) => Err(corrupt(format!(
             "qemu did not load the state within {} s",
-            limit.as_secs()
+            LOAD.as_secs()
         ))),
     }
 }

@@ -10,13 +10,15 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::boot::{Process, Started};
-use super::memory::resident_bytes;
 use super::qmp::{Qmp, Version};
 use super::watch::{Shared, Watcher};
 use super::{COMMAND, Driver};
 use crate::hypervisor::errors::ControlError;
+use crate::hypervisor::offload::offload;
 use crate::hypervisor::stage::Parts;
 
+/// Upper bound of QEMU's stream of the devices; measured 0.4 MB.
+pub(super) const DEVICE_BYTES: u64 = 4 << 20;
 /// A guest may miss its power button while it boots: it is pressed again.
 const PRESS_AGAIN: Duration = Duration::from_secs(3);
 
@@ -67,6 +69,7 @@ impl QemuGuest {
             abort: Notify::new(),
             suspending: Arc::default(),
         }));
+        tokio::spawn(release_at_the_end(Arc::clone(&guest.0)));
         (guest, receiver)
     }
 
@@ -82,8 +85,11 @@ impl QemuGuest {
         self.0.pid
     }
 
-    pub(in crate::hypervisor) fn resident_bytes(&self) -> u64 {
-        resident_bytes(self.0.pid, self.0.parts.request.spec.resources.memory_mib)
+    pub(in crate::hypervisor) async fn resident_bytes(&self) -> u64 {
+        let running = Arc::clone(&self.0);
+        let whole = self.0.parts.request.spec.resources.memory_mib << 20;
+        let measured = offload("measure", move || running.resident_bytes()).await;
+        measured.unwrap_or(whole + DEVICE_BYTES)
     }
 
     pub(in crate::hypervisor) async fn pause(&self) -> Result<(), ControlError> {
@@ -127,7 +133,22 @@ impl QemuGuest {
     }
 }
 
+/// The process is gone long before its lease is over; the memory may be wanted for the next guest.
+async fn release_at_the_end(running: Arc<Running>) {
+    let mut exit = running.shared.exit.subscribe();
+    let known = exit.wait_for(Option::is_some).await.is_ok();
+    if let (true, Some(memory)) = (known, running.parts.memory.clone()) {
+        drop(offload("release-memory", move || memory.release()).await);
+    }
+}
+
 impl Running {
+    /// Upper bound of what a suspend writes for memory and devices. Takes some milliseconds.
+    pub(super) fn resident_bytes(&self) -> u64 {
+        let memory = self.parts.memory.as_ref();
+        memory.map_or(0, |m| m.in_use()) + DEVICE_BYTES
+    }
+
     pub(super) async fn execute(&self, command: &str) -> Result<(), ControlError> {
         self.qmp
             .execute(command, json!({}), COMMAND)

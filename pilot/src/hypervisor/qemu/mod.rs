@@ -2,8 +2,10 @@
 //!
 //! What was measured and must hold (each has a test):
 //! * The default migration bandwidth is far below any disk's: it is lifted for each suspend.
-//! * `exec:` migration reports success when its consumer fails: never used. The stream goes
-//!   through a pipe whose other end is our own, and only our end's word counts.
+//! * `exec:` migration reports success when its consumer fails: never used. The stream, which has
+//!   the devices alone, goes through a pipe whose other end is our own.
+//! * Page by page, QEMU writes a memory slower than a disk takes it: the pilot shares the guest's
+//!   memory and saves it itself.
 //! * QEMU accepts altered states, smaller disks, poorer processors: everything is compared with
 //!   the manifest before it sees a state (`stage.rs`).
 //! * A process that was killed and a guest that was switched off by SIGTERM exit alike:
@@ -12,7 +14,6 @@
 mod args;
 mod boot;
 mod guest;
-mod memory;
 mod qmp;
 mod suspend;
 mod watch;
@@ -28,7 +29,8 @@ use protocol::slot_file::HypervisorSection;
 
 use super::errors::{SetupError, StageError};
 use super::fetch::Fetcher;
-use super::stage::{self, Parts};
+use super::memory::GuestMemory;
+use super::stage::{self, Outfit, Parts};
 use super::types::{Setup, StageRequest};
 use args::{Machine, devices};
 pub use guest::QemuGuest;
@@ -37,6 +39,8 @@ pub use guest::QemuGuest;
 const DEFAULT_MACHINE: &str = "pc-q35-7.2";
 /// The CPU model when the slot file names none: any x86-64 processor has it.
 const DEFAULT_CPU: &str = "qemu64";
+/// Name of the file of a state that has QEMU's stream of its devices.
+const DEVICES: &str = "devices";
 /// For commands that QEMU answers at once unless it hangs.
 const COMMAND: Duration = Duration::from_secs(10);
 /// From the start of the process to its greeting.
@@ -102,8 +106,15 @@ impl QemuDriver {
             &request.guest.workspace,
         );
         let this = &self.0;
-        let platform = this.machine.platform("");
-        stage::stage(request, &this.store, &this.fetcher, &platform, devices).await
+        let memory = GuestMemory::new(spec.resources.memory_mib).map_err(|e| {
+            StageError::Node(format!("there is no memory for a guest to be had: {e}"))
+        })?;
+        let outfit = Outfit {
+            platform: this.machine.platform(""),
+            devices,
+            memory: Some(Arc::new(memory)),
+        };
+        stage::stage(request, &this.store, &this.fetcher, outfit).await
     }
 
     pub(super) async fn start(&self, parts: Parts) -> Result<boot::Started, super::StartError> {

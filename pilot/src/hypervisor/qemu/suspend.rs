@@ -1,17 +1,16 @@
 //! Suspend: a complete state, or nothing and the guest as it was.
 //!
 //! ```text
-//! room? -> stop -> migrate through a pipe to .tmp (hashed on the way) -> sync, layers, manifest,
-//! rename -> kill the process
+//! room? -> stop -> memory to .tmp, by us  -> sync, layers, manifest, rename -> kill the process
+//!               -> devices, by QEMU       /
 //! ```
-//! QEMU writes pages one by one; through the pipe they go to the disk in large blocks, and are
-//! hashed while they are in the processor's cache. That QEMU says `completed` only means that the
-//! pipe took everything: what counts is that our own end of it wrote and synced it.
+//! The memory is a file that the guest and we share: several threads hash and write it at the
+//! disk's speed while QEMU, whose own way is page by page, streams its devices through a pipe.
 //!
 //! Until the rename the process keeps the guest and can let it go on, whatever fails.
 
 use std::fs;
-use std::io::PipeWriter;
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -19,21 +18,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use image_store::{
-    Committed, Decision, Manifest, Recorder, StateError, StateWriter, Store, free_bytes,
+    Committed, Decision, Manifest, MemorySaver, SavedMemory, StateError, StateWriter, Store,
+    free_bytes,
 };
-use nix::fcntl::{FcntlArg, fcntl};
 use protocol::codes::{Reason, ReasonCode};
 use protocol::lease::StateRef;
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{sleep, timeout};
 
-use super::COMMAND;
-use super::args::devices;
-use super::guest::{QemuGuest, Running};
+use super::guest::{DEVICE_BYTES, QemuGuest, Running};
+use super::{COMMAND, DEVICES, args};
 use crate::hypervisor::errors::{ControlError, SuspendError};
+use crate::hypervisor::memory::GuestMemory;
 use crate::hypervisor::offload::offload;
-use crate::hypervisor::stage::StagedDisk;
+use crate::hypervisor::stage::{MEMORY, StagedDisk};
 use crate::hypervisor::state::{Failure, commit, manifest};
 use crate::hypervisor::stopwatch::Stopwatch;
 use crate::hypervisor::types::{SuspendOrder, Suspended, WhenLate};
@@ -42,8 +41,8 @@ use crate::hypervisor::types::{SuspendOrder, Suspended, WhenLate};
 const CLEAN_UP: Duration = Duration::from_secs(5);
 /// How long a migration that is called off may take to say so.
 const CANCEL: Duration = Duration::from_secs(2);
-/// Bytes that the pipe from QEMU may hold.
-const PIPE: i32 = 1 << 20;
+/// More than any devices have: what is longer is something else.
+const MOST_DEVICE_BYTES: u64 = 256 << 20;
 /// A rename that is under way when the time is up.
 const RENAME: Duration = Duration::from_secs(2);
 
@@ -53,7 +52,7 @@ struct Progress {
     stopped: bool,
     migrating: bool,
     decision: Option<Decision>,
-    files: Option<(StateWriter, Recorder)>,
+    files: Option<StateWriter>,
 }
 
 type Shared = Arc<Mutex<Progress>>;
@@ -139,29 +138,30 @@ impl Running {
         progress: &Shared,
         busy: Arc<OwnedMutexGuard<()>>,
     ) -> Result<Committed, Failure> {
-        let sink = self.prepare(progress, Arc::clone(&busy)).await?;
+        let saver = self.prepare(progress, Arc::clone(&busy)).await?;
         at(progress, |p| p.stopped = true);
         self.execute("stop").await?;
-        at(progress, |p| p.migrating = true);
-        if let Err(failure) = self.migrate(sink, order.budget.as_duration()).await {
-            return Err(why(failure, progress, busy).await);
-        }
-        at(progress, |p| p.migrating = false);
+        let memory = self.save_memory(saver, Arc::clone(&busy));
+        let devices = self.save_devices(progress, order.budget.as_duration());
+        let (memory, devices) = tokio::try_join!(memory, devices).inspect_err(|_| {
+            // The other one ends soon.
+            at(progress, |p| p.decision.as_ref().map(Decision::call_off));
+        })?;
 
-        let Some((writer, recorder)) = at(progress, |p| p.files.take()) else {
+        let Some(writer) = at(progress, |p| p.files.take()) else {
             return Err(Failure::Failed("the state's files were lost".to_owned()));
         };
         let platform = self.driver.machine.platform(&self.version.text);
         let spec = &self.parts.request.spec;
-        let devices = devices(
+        let list = args::devices(
             spec.image.disks.len(),
             spec.network,
             &self.parts.request.guest.workspace,
         );
-        let manifest = manifest(&self.parts, platform, devices, order);
+        let manifest = manifest(&self.parts, platform, list, order);
         let (disks, store) = (self.parts.disks.clone(), self.driver.store.clone());
         let made = offload("suspend-commit", move || {
-            let made = finish(writer, recorder, manifest, &disks, &store);
+            let made = finish(writer, memory, &devices, manifest, &disks, &store);
             drop(busy);
             made
         });
@@ -170,18 +170,18 @@ impl Running {
             .map_err(Failure::from)
     }
 
-    /// Checks that there is room and makes the file for the memory.
+    /// Checks that there is room and makes the state's directory.
     async fn prepare(
         &self,
         progress: &Shared,
         busy: Arc<OwnedMutexGuard<()>>,
-    ) -> Result<PipeWriter, Failure> {
+    ) -> Result<MemorySaver, Failure> {
         let (store, id) = (self.driver.store.clone(), self.parts.state_id.clone());
-        let (pid, memory_mib) = (self.pid, self.parts.request.spec.resources.memory_mib);
+        let memory = self.memory()?;
         let disks = self.parts.disks.clone();
         let progress = Arc::clone(progress);
         let prepared = offload("suspend-prepare", move || {
-            let resident = super::memory::resident_bytes(pid, memory_mib);
+            let resident = memory.in_use() + DEVICE_BYTES;
             let needed = resident + resident / 20 + to_be_copied(&disks, store.states_dir());
             let free = free_bytes(store.states_dir()).map_err(|e| {
                 Failure::Failed(format!("the store does not say what is free: {e}"))
@@ -195,23 +195,52 @@ impl Running {
                 )));
             }
             let writer = StateWriter::begin(&store, &id)?;
-            let (source, sink) = std::io::pipe()
-                .map_err(|e| Failure::Failed(format!("there is no pipe to be had: {e}")))?;
-            // As large as we may: the default of 64 KiB makes the two ends wait for each other.
-            let _ = fcntl(&sink, FcntlArg::F_SETPIPE_SZ(PIPE));
-            let recorder = writer.record("memory", source)?;
+            let saver = writer.memory_saver(MEMORY);
             at(&progress, |p| {
                 p.decision = Some(writer.decision());
-                p.files = Some((writer, recorder));
+                p.files = Some(writer);
             });
             drop(busy);
-            Ok(sink)
+            Ok(saver)
         });
         prepared.await.map_err(|e| Failure::Failed(e.to_string()))?
     }
 
+    fn memory(&self) -> Result<Arc<GuestMemory>, Failure> {
+        let memory = self.parts.memory.clone();
+        memory.ok_or_else(|| Failure::Failed("the guest has no memory".to_owned()))
+    }
+
+    /// Writes the memory of the guest, which is stopped.
+    async fn save_memory(
+        &self,
+        saver: MemorySaver,
+        busy: Arc<OwnedMutexGuard<()>>,
+    ) -> Result<SavedMemory, Failure> {
+        let memory = self.memory()?;
+        let saved = offload("suspend-memory", move || {
+            let saved = saver.save(memory.file(), memory.bytes());
+            drop(busy);
+            saved
+        });
+        Ok(saved.await.map_err(|e| Failure::Failed(e.to_string()))??)
+    }
+
+    /// The devices as QEMU has them; it has nothing else to stream.
+    async fn save_devices(&self, progress: &Shared, budget: Duration) -> Result<Vec<u8>, Failure> {
+        let failed = |e: io::Error| Failure::Failed(format!("the devices can't be had: {e}"));
+        let (source, sink) = io::pipe().map_err(failed)?;
+        // On its own: it ends when nobody has the other end any more.
+        let reading = tokio::spawn(offload("suspend-devices", move || read_devices(source)));
+        at(progress, |p| p.migrating = true);
+        self.migrate(sink, budget).await?;
+        at(progress, |p| p.migrating = false);
+        let devices = reading.await.map_err(io::Error::other).flatten();
+        devices.flatten().map_err(failed)
+    }
+
     async fn migrate(&self, sink: PipeWriter, budget: Duration) -> Result<(), Failure> {
-        // The default of 128 MiB/s is far below any disk.
+        // Not at the default of 128 MiB/s.
         let unlimited = json!({ "max-bandwidth": 0 });
         self.qmp
             .execute("migrate-set-parameters", unlimited, COMMAND)
@@ -315,32 +344,28 @@ fn to_be_copied(disks: &[StagedDisk], states: &Path) -> u64 {
         .sum()
 }
 
+fn read_devices(source: PipeReader) -> io::Result<Vec<u8>> {
+    let mut devices = Vec::new();
+    source.take(MOST_DEVICE_BYTES).read_to_end(&mut devices)?;
+    if devices.len() as u64 == MOST_DEVICE_BYTES {
+        return Err(io::Error::other(
+            "there is no end to what qemu calls its devices",
+        ));
+    }
+    Ok(devices)
+}
+
 fn finish(
     mut writer: StateWriter,
-    recorder: Recorder,
+    memory: SavedMemory,
+    devices: &[u8],
     manifest: Manifest,
     disks: &[StagedDisk],
     store: &Store,
 ) -> Result<Committed, StateError> {
-    writer.add_recorded("memory", recorder)?;
+    writer.add_memory(memory)?;
+    writer.add_bytes(DEVICES, devices)?;
     commit(writer, manifest, disks, store)
-}
-
-/// The true cause of a failed migration: when the file could not be written, QEMU only sees that
-/// nobody takes its bytes.
-async fn why(failure: Failure, progress: &Shared, busy: Arc<OwnedMutexGuard<()>>) -> Failure {
-    let Some((writer, recorder)) = at(progress, |p| p.files.take()) else {
-        return failure;
-    };
-    let recorded = offload("suspend-failed", move || {
-        let recorded = recorder.finish();
-        drop((writer, busy));
-        recorded
-    });
-    match recorded.await {
-        Ok(Err(e)) => Failure::unwritten(&e),
-        Ok(Ok(_)) | Err(_) => failure,
-    }
 }
 
 fn migration_failure(info: &Value) -> Failure {

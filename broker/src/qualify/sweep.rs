@@ -1,0 +1,146 @@
+//! Nothing is left behind: jobs of earlier runs that were killed, and at the end those of this one.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use lrm_adapters::LocalResourceManager as _;
+use lrm_adapters::conformance::{Rig as _, STOP_FILE};
+use protocol::ids::SubmitKey;
+use protocol::lrm::{JobState, Observation};
+use protocol::time::Span;
+
+use super::rig::{SILENT, SiteRig, beats};
+use super::watched::OpenJob;
+use crate::clock::Clock;
+use crate::jobs::JobDirs;
+
+/// A submit that was not answered is looked up for so long, from the end of the rules on.
+const LOOK_UP_FOR: Span = Span::from_mins(1);
+/// After a listing without an answer.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Asks for the first listing, and takes over what an earlier run has left: jobs are cancelled and
+/// followed like our own; the directories of those that are over, or in no listing, are removed,
+/// after which whatever is left of such a job cannot run.
+pub(super) async fn adopt_earlier(
+    rig: &SiteRig<'_>,
+    dirs: &JobDirs,
+    say: &dyn Fn(&str),
+) -> Observation {
+    let keys: BTreeSet<SubmitKey> = dirs.keys().unwrap_or_default().into_iter().collect();
+    // Whatever runs of them leaves by this.
+    keys.iter().for_each(|key| tell_to_stop(dirs, key));
+    let listing = rig.lrm().observe().await;
+    let Observation::Listing(jobs) = &listing else {
+        return listing;
+    };
+    let mut alive = BTreeSet::new();
+    for job in jobs {
+        let Some(key) = job.key.as_ref().filter(|key| keys.contains(key)) else {
+            continue;
+        };
+        if !matches!(job.state, JobState::Ended(_)) {
+            say(&format!(
+                "cancelling job {} ({key}) of an earlier run",
+                job.id
+            ));
+            rig.lrm().adopt(job);
+            rig.lrm().cancel(&job.id, key).await;
+            alive.insert(key.clone());
+        }
+    }
+    for key in keys.difference(&alive) {
+        remove(dirs, key, say);
+    }
+    listing
+}
+
+/// Cancels what is not known to be over, waits until it is, and removes the directories. Gives
+/// the jobs that may live on, each in a sentence; their directories stay for the next run.
+pub(super) async fn sweep(rig: &SiteRig<'_>, dirs: &JobDirs, say: &dyn Fn(&str)) -> Vec<String> {
+    let clock = Clock::new();
+    let began = clock.mono();
+    let limit = Span::from_duration(rig.patience()) + LOOK_UP_FOR;
+    while !rig.lrm().open().is_empty() && clock.mono().since(began) < limit {
+        cancel_all(rig, dirs, say).await;
+        if let Observation::NoAnswer(_) = rig.lrm().observe().await {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        }
+        close_silent(rig, clock.mono().since(began)).await;
+        if !rig.lrm().open().is_empty() {
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+    let open = rig.lrm().open();
+    for key in dirs.keys().unwrap_or_default() {
+        if !open.contains_key(&key) {
+            remove(dirs, &key, say);
+        }
+    }
+    open.iter()
+        .map(|(key, job)| sentence(dirs, key, job))
+        .collect()
+}
+
+async fn cancel_all(rig: &SiteRig<'_>, dirs: &JobDirs, say: &dyn Fn(&str)) {
+    for (key, job) in rig.lrm().open() {
+        tell_to_stop(dirs, &key);
+        match &job.id {
+            Some(id) if !job.is_cancelled => {
+                say(&format!("cancelling job {id} ({key})"));
+                rig.lrm().cancel(id, &key).await;
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+/// A job that is in no listing is over when its cancel was taken, or its submit has had its time,
+/// and nothing of it counts any more.
+async fn close_silent(rig: &SiteRig<'_>, passed: Span) {
+    let is_settled =
+        |job: &OpenJob| job.is_cancelled || (job.id.is_none() && passed >= LOOK_UP_FOR);
+    let counted = |key: SubmitKey| {
+        let so_far = beats(&rig.jobs.directory(&key));
+        (key, so_far)
+    };
+    let candidates: Vec<(SubmitKey, Vec<String>)> = (rig.lrm().open().into_iter())
+        .filter(|(_, job)| !job.is_listed && is_settled(job))
+        .map(|(key, _)| counted(key))
+        .collect();
+    if candidates.is_empty() {
+        return;
+    }
+    tokio::time::sleep(SILENT).await;
+    for (key, before) in candidates {
+        if beats(&rig.jobs.directory(&key)) == before {
+            rig.lrm().close(&key);
+        }
+    }
+}
+
+fn tell_to_stop(dirs: &JobDirs, key: &SubmitKey) {
+    // Without the file the cancel has to do.
+    let _ = fs::write(dirs.path(key).join(STOP_FILE), "stop\n");
+}
+
+fn remove(dirs: &JobDirs, key: &SubmitKey, say: &dyn Fn(&str)) {
+    let directory = dirs.path(key);
+    if let Err(e) = fs::remove_dir_all(&directory) {
+        say(&format!("cannot remove `{}`: {e}", directory.display()));
+    }
+}
+
+fn sentence(dirs: &JobDirs, key: &SubmitKey, job: &OpenJob) -> String {
+    let name = match &job.id {
+        Some(id) => format!("job {id} ({key})"),
+        None => format!("a job with the key {key}, whose submit was not answered,"),
+    };
+    let directory = dirs.path(key);
+    format!(
+        "{name} may live on: cancel it by hand; the next run looks for it again, by `{}`",
+        directory.display()
+    )
+}

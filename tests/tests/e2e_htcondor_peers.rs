@@ -1,0 +1,101 @@
+//! What must hold on any batch system (`e2e::peers`), on a real HTCondor pool, without guests.
+
+use anyhow::Result;
+use e2e::peers::nodes::Drain;
+use e2e::peers::{Peer, cancel, nodes, requeue, silence, walltime};
+
+#[tokio::test]
+async fn a_pilot_job_is_cancelled_while_it_waits() -> Result<()> {
+    match Peer::htcondor(None)? {
+        Some(peer) => cancel::while_it_waits(&peer).await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_pilot_job_is_cancelled_while_it_runs() -> Result<()> {
+    match Peer::htcondor(None)? {
+        Some(peer) => cancel::while_it_runs(&peer).await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_submit_whose_answer_is_lost_made_one_job() -> Result<()> {
+    match Peer::htcondor(None)? {
+        Some(peer) => silence::a_lost_answer(&peer).await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_quiet_life_costs_one_submit_and_the_listings() -> Result<()> {
+    match Peer::htcondor(None)? {
+        Some(peer) => silence::a_quiet_life_costs_one_submit_and_the_listings(&peer).await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_schedd_hangs_is_stopped_and_crashes() -> Result<()> {
+    match Peer::htcondor(None)? {
+        Some(peer) => silence::a_controller_that_hangs_is_stopped_and_crashes(&peer).await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_vacated_job_that_starts_again_is_another_incarnation() -> Result<()> {
+    match Peer::htcondor(None)? {
+        Some(peer) => requeue::the_second_start_is_another_incarnation(&peer).await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_drained_node_has_its_guest_suspended() -> Result<()> {
+    match Peer::htcondor(None)? {
+        Some(peer) => nodes::a_drained_node(&peer, Drain::TellsIt).await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_lost_its_daemon_never_makes_a_guest_run_twice() -> Result<()> {
+    match Peer::htcondor(None)? {
+        Some(peer) => nodes::a_node_that_lost_its_daemon(&peer).await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_node_without_power_costs_no_request() -> Result<()> {
+    match Peer::htcondor(None)? {
+        Some(peer) => nodes::a_node_without_power(&peer).await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_pilot_that_hangs_ends_with_its_walltime() -> Result<()> {
+    match Peer::htcondor(None)? {
+        Some(peer) => walltime::of_a_pilot_that_hangs(&peer).await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_may_not_does_not_start_again() -> Result<()> {
+    match Peer::htcondor(None)? {
+        Some(peer) => requeue::a_job_that_may_not_does_not_start_again(&peer).await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_be_suspended_in_time_is_killed_in_time() -> Result<()> {
+    match Peer::htcondor(None)? {
+        Some(peer) => cancel::with_no_time_to_suspend(&peer).await,
+        None => Ok(()),
+    }
+}
