@@ -4,9 +4,7 @@ use protocol::lrm::{JobState, Observation, SubmitAnswer};
 use protocol::time::{Span, Timestamp};
 
 use super::rig::{Disturbance, Rig, Shape, need};
-use super::watch::{
-    Submitted, end, listed, probe as on_node, running, slot, submit, until,
-};
+use super::watch::{Submitted, end, listed, probe as on_node, running, slot, submit, until};
 use super::{Checked, Stop, fail};
 use crate::contract::LocalResourceManager as _;
 
