@@ -2,7 +2,7 @@
 //!
 //! Each holds the job's one-slot token (mode 0600) before the job is submitted, then the rendered
 //! job and its output. The token goes when the job is over and can't come any more, the rest some
-//! days later.
+//! days later. A job on several nodes has a token for the slot on each, `token.0` and so on.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use protocol::ids::SubmitKey;
 use protocol::time::{Span, Timestamp};
 
-/// The file with the token, within a job's directory.
+/// The file with the token, within a job's directory; the beginning of the names where there are
+/// several.
 pub const TOKEN_FILE: &str = "token";
 
 /// All pilot jobs' directories.
@@ -52,22 +53,22 @@ impl JobDirs {
         self.root.join(key.as_str())
     }
 
-    /// Makes a job's directory with its token; both are on the disk when this returns.
+    /// Makes a job's directory with its tokens; all are on the disk when this returns.
     ///
     /// # Errors
     /// They can't be made; what was made of them is taken away again.
-    pub fn make(&self, key: &SubmitKey, token: &str) -> io::Result<PathBuf> {
+    pub fn make(&self, key: &SubmitKey, tokens: &Tokens) -> io::Result<PathBuf> {
         let dir = self.path(key);
         DirBuilder::new().mode(0o700).create(&dir)?;
         let fill = || {
-            let path = dir.join(TOKEN_FILE);
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(path)?;
-            writeln!(file, "{token}")?;
-            file.sync_all()?;
+            match tokens {
+                Tokens::One(token) => write_token(&dir.join(TOKEN_FILE), token)?,
+                Tokens::ByRank(tokens) => {
+                    for (rank, token) in tokens.iter().enumerate() {
+                        write_token(&dir.join(format!("{TOKEN_FILE}.{rank}")), token)?;
+                    }
+                }
+            }
             File::open(&dir)?.sync_all()?;
             File::open(&self.root)?.sync_all()
         };
@@ -99,16 +100,22 @@ impl JobDirs {
         Ok(keys)
     }
 
-    /// Removes the token of a job that is over, and its directory when nothing in it has changed
+    /// Removes the tokens of a job that is over, and its directory when nothing in it has changed
     /// for `keep`. True when it is gone.
     ///
     /// # Errors
     /// Something can't be read or removed; the rest is left for the next time.
     pub fn clear(&self, over: &SubmitKey, now: Timestamp, keep: Span) -> io::Result<bool> {
         let dir = self.path(over);
-        match fs::remove_file(dir.join(TOKEN_FILE)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            Ok(()) | Err(_) => {}
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            if !entry.file_name().to_str().is_some_and(is_token) {
+                continue;
+            }
+            match fs::remove_file(entry.path()) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                Ok(()) | Err(_) => {}
+            }
         }
         let mut last = modified(&dir)?;
         for entry in fs::read_dir(&dir)? {
@@ -120,6 +127,35 @@ impl JobDirs {
         fs::remove_dir_all(dir)?;
         Ok(true)
     }
+}
+
+/// The tokens of a pilot job.
+#[derive(Clone, Debug)]
+pub enum Tokens {
+    /// That of its one pilot.
+    One(String),
+    /// Those of the pilots of a job on several nodes, by their rank.
+    ByRank(Vec<String>),
+}
+
+/// True for the name of a file that [`JobDirs::make`] writes.
+fn is_token(name: &str) -> bool {
+    let rank = |rest: &str| {
+        rest.strip_prefix('.')
+            .is_some_and(|r| r.parse::<u32>().is_ok())
+    };
+    name.strip_prefix(TOKEN_FILE)
+        .is_some_and(|rest| rest.is_empty() || rank(rest))
+}
+
+fn write_token(path: &Path, token: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    writeln!(file, "{token}")?;
+    file.sync_all()
 }
 
 fn modified(path: &Path) -> io::Result<Timestamp> {
@@ -138,6 +174,33 @@ mod tests {
 
     use super::*;
 
+    fn one() -> Tokens {
+        Tokens::One("secret".to_owned())
+    }
+
+    #[test]
+    fn each_pilot_of_a_job_has_a_token_of_its_own_and_all_go_when_it_is_over() {
+        let state = tempfile::tempdir().unwrap();
+        let dirs = JobDirs::open(state.path()).unwrap();
+        let key = SubmitKey::new("wp-1").unwrap();
+        let tokens = ["a", "b"].map(str::to_owned).to_vec();
+        let dir = dirs.make(&key, &Tokens::ByRank(tokens)).unwrap();
+        for (name, want) in [("token.0", "a\n"), ("token.1", "b\n")] {
+            let token = dir.join(name);
+            assert_eq!(fs::metadata(&token).unwrap().mode() & 0o777, 0o600);
+            assert_eq!(fs::read_to_string(&token).unwrap(), want);
+        }
+        assert!(!dir.join(TOKEN_FILE).exists());
+        fs::write(dir.join("token.old"), "x").unwrap();
+        let made = modified(&dir).unwrap();
+        dirs.clear(&key, made, Span::from_mins(1)).unwrap();
+        let left: Vec<_> = fs::read_dir(&dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["token.old"]);
+    }
+
     #[test]
     fn a_directory_is_made_once_private_and_goes_when_its_job_is_over_and_old() {
         let state = tempfile::tempdir().unwrap();
@@ -147,14 +210,14 @@ mod tests {
             SubmitKey::new("wp-2").unwrap(),
         );
         for key in [&live, &over] {
-            let dir = dirs.make(key, "secret").unwrap();
+            let dir = dirs.make(key, &one()).unwrap();
             let token = dir.join(TOKEN_FILE);
             assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o700);
             assert_eq!(fs::metadata(&token).unwrap().mode() & 0o777, 0o600);
             assert_eq!(fs::read_to_string(&token).unwrap(), "secret\n");
             fs::write(dir.join("pilot.log"), "x").unwrap();
         }
-        assert!(dirs.make(&live, "again").is_err(), "a key is used once");
+        assert!(dirs.make(&live, &one()).is_err(), "a key is used once");
         assert!(dirs.path(&live).join(TOKEN_FILE).exists());
         let mut keys = dirs.keys().unwrap();
         keys.sort();

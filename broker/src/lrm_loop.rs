@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use broker_core::{CancelScope, Effect, Event, PilotOrder};
 use lrm_adapters::{LocalResourceManager, Lrm};
-use protocol::ids::SiteName;
+use protocol::ids::{IdError, SiteName, SubmitKey};
 use protocol::lrm::SubmitAnswer;
 use protocol::time::Span;
 use tokio::sync::{mpsc, watch};
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::clock::Clock;
 use crate::config::{JobSettings, Settings, Site};
-use crate::jobs::JobDirs;
+use crate::jobs::{JobDirs, Tokens};
 use crate::listings::{Listing, listings};
 use crate::owner::{Owner, Unavailable};
 use crate::pilot_jobs;
@@ -191,16 +191,29 @@ impl SiteLoop {
         }
     }
 
-    /// Makes the directory with the token, durably, and only then asks the LRM.
-    async fn submit(&self, order: PilotOrder) -> SubmitAnswer {
-        let who = Identity::Pilot {
-            sub: order.key.clone(),
-            site: order.site.clone(),
-        };
+    /// A token for the pilot on each node, good for that one's calls only.
+    fn tokens(&self, order: &PilotOrder) -> Result<Tokens, IdError> {
         let expiry = self.shared.clock.now() + self.shared.token_life;
-        let (token, _) = self.shared.issuer.issue(who, expiry);
+        let token = |sub: SubmitKey| {
+            let site = order.site.clone();
+            let who = Identity::Pilot { sub, site };
+            self.shared.issuer.issue(who, expiry).0
+        };
+        if order.nodes == 1 {
+            return Ok(Tokens::One(token(order.key.clone())));
+        }
+        let members = (0..order.nodes).map(|rank| Ok(token(order.key.member(rank)?)));
+        members.collect::<Result<_, _>>().map(Tokens::ByRank)
+    }
+
+    /// Makes the directory with the tokens, durably, and only then asks the LRM.
+    async fn submit(&self, order: PilotOrder) -> SubmitAnswer {
+        let tokens = match self.tokens(&order) {
+            Ok(tokens) => tokens,
+            Err(e) => return SubmitAnswer::Refused(e.to_string()),
+        };
         let (dirs, key) = (self.shared.dirs.clone(), order.key.clone());
-        let made = tokio::task::spawn_blocking(move || dirs.make(&key, &token)).await;
+        let made = tokio::task::spawn_blocking(move || dirs.make(&key, &tokens)).await;
         match made {
             Ok(Ok(_)) => {
                 let Shared { dirs, url, .. } = &self.shared;

@@ -73,6 +73,7 @@ pub fn pilot_job(
         },
         directory,
         resources: order.resources,
+        nodes: order.nodes,
         walltime: order.walltime,
         min_walltime: (order.min_walltime < order.walltime).then_some(order.min_walltime),
         notice: site.notice,

@@ -116,8 +116,10 @@ pub struct Preview {
     pub lrm: &'static str,
     /// The submit key; another one in earnest.
     pub key: String,
-    /// What is asked for.
+    /// What is asked for, on each node.
     pub resources: Resources,
+    /// How many nodes are asked for.
+    pub nodes: u32,
     /// How long is asked for.
     #[serde(rename = "walltime_ms")]
     pub walltime: Span,
@@ -148,6 +150,7 @@ pub fn preview(
         lrm: target.lrm.capabilities().name,
         key: job.key.to_string(),
         resources: job.resources,
+        nodes: job.nodes,
         walltime: job.walltime,
         min_walltime: job.min_walltime,
         text: target.lrm.submit_preview(&job),

@@ -22,7 +22,8 @@ pub(crate) struct OnNode<'a> {
     /// POSIX shell lines that set, from what the LRM says on the node: `wp_job` (the LRM's id),
     /// `wp_start_tag` (differs between two starts that could share a scratch directory: file
     /// name characters only), `wp_incarnation`, `wp_node`, `wp_cores`, `wp_memory_mib`,
-    /// `wp_disk_mib`, and `wp_start` and `wp_end` in epoch seconds. The values hold digits, dots,
+    /// `wp_disk_mib`, `wp_start` and `wp_end` in epoch seconds, and in a job on several nodes
+    /// `wp_rank`, this node's number in it from 0. The values hold digits, dots,
     /// slashes and node names: they are written between double quotes as they are. The shell runs
     /// with `set -eu`.
     pub lines: &'a str,
@@ -52,7 +53,8 @@ impl From<&str> for ProbeWord {
 struct Head<'a> {
     version: u32,
     site: &'a str,
-    submit_key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submit_key: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -61,33 +63,52 @@ struct Tail<'a> {
     hypervisor: &'a HypervisorSection,
 }
 
-/// The script, which ends in `exec`, so that the LRM's signals reach the pilot itself.
+/// `[broker]` without the token's file, which differs between the nodes of a job.
+#[derive(Serialize)]
+struct SharedBroker<'a> {
+    broker: SharedBrokerKeys<'a>,
+}
+
+#[derive(Serialize)]
+struct SharedBrokerKeys<'a> {
+    url: &'a str,
+    ca_file: Option<&'a Path>,
+}
+
+#[derive(Serialize)]
+struct SharedTail<'a> {
+    hypervisor: &'a HypervisorSection,
+}
+
+/// The script, which ends in `exec`, so that the LRM's signals reach the pilot itself. That of a
+/// job on several nodes is run once on each, and keeps apart by the rank all that they could have
+/// in common: key, token, scratch directory and log.
 pub(crate) fn script(job: &PilotJob, on_node: &OnNode<'_>) -> String {
     let quote = |text: &str| shell_words::quote(text).into_owned();
+    let shared = job.nodes > 1;
     let head = toml_text(&Head {
         version: 1,
         site: job.site.as_str(),
-        submit_key: job.key.as_str(),
-    });
-    let tail = toml_text(&Tail {
-        broker: &job.broker,
-        hypervisor: &job.hypervisor,
+        submit_key: (!shared).then_some(job.key.as_str()),
     });
     let scratch = job
         .scratch
-        .join(format!("{}.r", job.key))
+        .join(format!("{}.{}", job.key, if shared { "" } else { "r" }))
         .display()
         .to_string();
-    let open = toml_string(&scratch);
-    let open = open.strip_suffix('"').unwrap_or(&open);
+    let open = open_string(&scratch);
     let store = format!("store = {}", toml_string(&job.store.display().to_string()));
     let safety = format!(
         "notice = \"{}ms\"\nmargin = \"{}ms\"",
         job.notice.as_millis(),
         job.margin.as_millis()
     );
-    let mut lines: Vec<(&str, String)> = vec![
-        ("%s\n", quote(head.trim_end())),
+    let mut lines: Vec<(&str, String)> = vec![("%s\n", quote(head.trim_end()))];
+    if shared {
+        let key = format!(r#"{} "$wp_rank""#, quote(job.key.as_str()));
+        lines.push(("submit_key = \"%s.%s\"\n", key));
+    }
+    lines.extend([
         ("incarnation = \"%s\"\n", r#""$wp_incarnation""#.to_owned()),
         ("lrm_job_id = \"%s\"\n", r#""$wp_job""#.to_owned()),
         ("node = \"%s\"\n", r#""$wp_node""#.to_owned()),
@@ -100,17 +121,15 @@ pub(crate) fn script(job: &PilotJob, on_node: &OnNode<'_>) -> String {
             r#""$wp_start" "$wp_end""#.to_owned(),
         ),
         ("%s\n", quote(&safety)),
-    ];
+    ]);
     if let Some(probe) = on_node.probe {
         lines.push(("\n[probe]\ncommand = [%s]\n", probe_words(probe)));
     }
-    lines.extend([
-        (
-            "\n[paths]\nscratch = %s%s\"\n%s\n\n",
-            format!(r#"{} "$wp_start_tag" {}"#, quote(open), quote(&store)),
-        ),
-        ("%s\n", quote(tail.trim_end())),
-    ]);
+    lines.push((
+        "\n[paths]\nscratch = %s%s\"\n%s\n\n",
+        format!(r#"{} "$wp_start_tag" {}"#, quote(&open), quote(&store)),
+    ));
+    lines.extend(access(job, shared));
     let mut script = format!(
         "#!/bin/sh\n# Pilot job {} of site {}, for {}.\nset -eu\numask 077\n{}\n",
         job.key,
@@ -118,6 +137,11 @@ pub(crate) fn script(job: &PilotJob, on_node: &OnNode<'_>) -> String {
         on_node.lrm,
         on_node.lines.trim_end()
     );
+    if shared {
+        let log = quote(&job.directory.join("pilot").display().to_string());
+        let _ = writeln!(script, "exec >>{log}.\"$wp_rank\".log 2>&1");
+        let _ = writeln!(script, "wp_start_tag=$wp_rank.r$wp_start_tag");
+    }
     let _ = writeln!(script, "slot={}\"$wp_start_tag\"", quote(&scratch));
     let _ = writeln!(script, "mkdir -p -- \"$slot\"\n{{");
     for (format, args) in lines {
@@ -129,6 +153,34 @@ pub(crate) fn script(job: &PilotJob, on_node: &OnNode<'_>) -> String {
     let program = quote(&job.program.display().to_string());
     let _ = writeln!(script, "exec {program} run --slot \"$slot/slot.toml\"");
     script
+}
+
+/// The lines for `[broker]` and `[hypervisor]`.
+fn access(job: &PilotJob, shared: bool) -> Vec<(&'static str, String)> {
+    let text = |toml: &str| ("%s\n", shell_words::quote(toml.trim_end()).into_owned());
+    if !shared {
+        return vec![text(&toml_text(&Tail {
+            broker: &job.broker,
+            hypervisor: &job.hypervisor,
+        }))];
+    }
+    let broker = toml_text(&SharedBroker {
+        broker: SharedBrokerKeys {
+            url: &job.broker.url,
+            ca_file: job.broker.ca_file.as_deref(),
+        },
+    });
+    let token = open_string(&format!("{}.", job.broker.token_file.display()));
+    vec![
+        text(&broker),
+        (
+            "token_file = %s%s\"\n\n",
+            format!(r#"{} "$wp_rank""#, shell_words::quote(&token)),
+        ),
+        text(&toml_text(&SharedTail {
+            hypervisor: &job.hypervisor,
+        })),
+    ]
 }
 
 /// One shell word that holds the elements of the TOML array.
@@ -175,6 +227,12 @@ fn toml_string(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+/// A TOML basic string without its last quote, to be gone on with by a variable.
+fn open_string(text: &str) -> String {
+    let text = toml_string(text);
+    text.strip_suffix('"').unwrap_or(&text).to_owned()
 }
 
 /// Writes a script whole or not at all, executable and for our eyes only.
@@ -237,6 +295,7 @@ pub(crate) mod testing {
                 memory_mib: 1024,
                 disk_mib: 4096,
             },
+            nodes: 1,
             walltime: Span::from_mins(10),
             min_walltime: Some(Span::from_mins(5)),
             notice: Span::from_secs(30),

@@ -50,6 +50,7 @@ fn job(home: &Path, key: &str, avoid: &[&str]) -> PilotJob {
         scratch: home.join("scratch"),
         store: home.join("store"),
         avoid: avoid.iter().map(|n| NodeName::new(n).unwrap()).collect(),
+        nodes: 1,
         directory,
     }
 }

@@ -6,7 +6,7 @@ use e2e::harness::wait::{PATIENCE, until};
 use e2e::harness::{Guests, Installation, Setup};
 use e2e::peers::audit::pilots;
 use e2e::requests;
-use pilot_submit::client::WorkspaceAction;
+use pilot_submit::client::{PageRequest, WorkspaceAction};
 use protocol::api::PilotState;
 use protocol::time::Span;
 use protocol::workspace::WorkspaceState;
@@ -113,4 +113,64 @@ async fn every_pilot_job_is_over_and_was_submitted_once(slurm: &SlurmSite) -> Re
         "{jobs:?}\n{log}"
     );
     Ok(())
+}
+
+/// Two guests side by side in one job of two nodes: gone after a `scancel`, and after the walltime
+/// of the next job, which they go on in.
+#[tokio::test]
+async fn a_job_on_two_nodes_has_a_pilot_on_each_and_ends_on_both() -> Result<()> {
+    let options = ["--nodes", "2", "--kill-wait", "9"];
+    let Some(slurm) = SlurmSite::start(&options)? else {
+        return Ok(());
+    };
+    let it = Installation::start(&Setup {
+        walltime: "1m",
+        job_nodes: 2,
+        batch: Some(slurm.lrm(Again::Never)),
+        ..Setup::new(Guests::Null)
+    })
+    .await?;
+    let mut ids = Vec::new();
+    for name in ["first", "second"] {
+        let mut spec = requests::null(name, Span::from_secs(70));
+        spec.resources.cores = 2;
+        ids.push(it.queue(&spec, name).await?);
+    }
+    for id in &ids {
+        it.reaches(id, WorkspaceState::Running).await?;
+    }
+    let page = PageRequest::default();
+    let slots = it.admin.slots(None, &page).await?.items;
+    let mut nodes: Vec<_> = slots.iter().map(|s| s.node.as_str()).collect();
+    nodes.sort_unstable();
+    assert_eq!(nodes, ["n1", "n2"], "{slots:#?}");
+    let jobs = slurm.pilot_jobs()?;
+    assert_eq!(jobs.len(), 1, "{jobs:?}");
+    for (slot, rank) in slots.iter().zip(0..) {
+        assert_eq!(
+            slot.submit_key.to_string(),
+            format!("{}.{rank}", jobs[0].name)
+        );
+    }
+    slurm.cancel(&jobs[0].id)?;
+    until(
+        "the job to be cancelled on both nodes",
+        PATIENCE,
+        async || {
+            let all = slurm.pilot_jobs()?;
+            let first = all.iter().find(|j| j.id == jobs[0].id);
+            Ok(first.filter(|j| j.state == "CANCELLED").map(drop))
+        },
+    )
+    .await?;
+    for id in &ids {
+        it.reaches(id, WorkspaceState::Done).await?;
+        let (view, story) = (it.show(id).await?, it.story(id).await?);
+        // Once by the cancel and once by the end of a walltime.
+        assert!(view.suspends >= 2 && view.restarts == 0, "{story}");
+        assert!(story.contains("the batch system sent SIGTERM"), "{story}");
+        it.life_is_sound(id).await?;
+    }
+    it.is_clean().await?;
+    every_pilot_job_is_over_and_was_submitted_once(&slurm).await
 }

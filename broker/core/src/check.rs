@@ -4,6 +4,7 @@ use protocol::api::PilotState;
 use protocol::workspace::WorkspaceState;
 
 use crate::Records;
+use crate::records::CancelProgress;
 use crate::state::Broker;
 
 impl Broker {
@@ -68,6 +69,22 @@ impl Broker {
             let registered = p.state == PilotState::Active || p.state == PilotState::Lost;
             if registered && p.slot.is_none() {
                 return Err(format!("{} is {:?} without a pilot", p.key, p.state));
+            }
+            if p.is_shared() && (p.slot.is_some() || p.member_of.is_some()) {
+                return Err(format!("{} is a job on several nodes with a slot", p.key));
+            }
+            let Some(job) = &p.member_of else { continue };
+            let job = t.pilots.get(job).filter(|j| j.is_shared());
+            let waits = matches!(
+                p.state,
+                PilotState::Submitting | PilotState::Queued | PilotState::Started
+            );
+            if waits || p.cancel != CancelProgress::No {
+                return Err(format!("member {} is {:?} by itself", p.key, p.state));
+            }
+            let over = job.is_none_or(|j| j.state == PilotState::Ended);
+            if over && p.state != PilotState::Ended {
+                return Err(format!("{} is {:?} after its job's end", p.key, p.state));
             }
         }
         let again = Self::load(t.config.clone(), self.records());

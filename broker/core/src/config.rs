@@ -120,8 +120,10 @@ pub struct SiteConfig {
     pub preference: i32,
     /// Kind of LRM for people (`sim`, `slurm`, ...); none: pilots are started by hand only.
     pub lrm: Option<String>,
-    /// What a pilot job asks for.
+    /// What a pilot job asks for, on each of its nodes.
     pub slot: Resources,
+    /// Nodes that each pilot job asks for; a pilot runs on each. At least 1.
+    pub nodes: u32,
     /// Shortest walltime that is asked for.
     pub walltime_min: Span,
     /// Longest walltime that is asked for.
@@ -132,7 +134,7 @@ pub struct SiteConfig {
     pub margin: Span,
     /// Expected cost of a guest's stay: boot or resume at its start, suspend at its end.
     pub overhead: Span,
-    /// Most pilot jobs that wait in the LRM.
+    /// Most pilot jobs that wait in the LRM, each counted once whatever its nodes.
     pub max_queued: u32,
     /// Most pilot jobs that run or may start to run.
     pub max_running: u32,

@@ -99,8 +99,12 @@ impl Broker {
             return;
         };
         let (site, known) = (p.site.clone(), p.fruitful);
+        let job = p.member_of.clone();
         if !known {
             self.tables.edit_pilot(key, |p| p.fruitful = true);
+            if let Some(job) = job {
+                self.tables.edit_pilot(&job, |p| p.fruitful = true);
+            }
         }
         if self.tables.sites.contains_key(&site) {
             self.tables.edit_site(&site, |s| s.accept(need));
@@ -150,7 +154,8 @@ impl Broker {
         });
     }
 
-    /// The slot is over: takes down what it was good for and what it cost. Once for each.
+    /// The slot is over: takes down what it was good for and what it cost. Once for each. Whether
+    /// it was of use is judged for all nodes of its job together.
     pub(crate) fn settle_slot(&mut self, now: Timestamp, key: &SubmitKey) {
         let Some(p) = self.tables.pilots.get(key) else {
             return;
@@ -161,11 +166,13 @@ impl Broker {
         let (site, overrun, given) = (p.site.clone(), slot.used.overrun, slot.facts.resources);
         let (goodbye, asked) = (p.goodbye, p.resources);
         let draining = (self.tables.sites.get(&site)).is_some_and(|s| s.draining.is_some());
-        let wanted = p.cancel == CancelProgress::No && !p.by_hand && !draining;
+        let alone = p.member_of.is_none();
+        let wanted = p.cancel == CancelProgress::No && !p.by_hand && !draining && alone;
         let fruitless = wanted && !p.fruitful;
         let notice_used = (p.signalled.filter(|_| goodbye)).map(|at| now.since(at));
-        let dirty =
-            !goodbye && p.lrm.state == Some(JobState::Ended(JobEnd::Exited(exit::LEFTOVERS)));
+        let dirty = alone
+            && !goodbye
+            && p.lrm.state == Some(JobState::Ended(JobEnd::Exited(exit::LEFTOVERS)));
         self.tables.edit_pilot(key, |p| p.settled = true);
         self.note_cost(now, key, &site, overrun, notice_used);
         if dirty {
@@ -208,7 +215,7 @@ impl Broker {
         });
     }
 
-    fn fruitless(
+    pub(crate) fn fruitless(
         &mut self,
         now: Timestamp,
         key: &SubmitKey,

@@ -77,7 +77,7 @@ pub enum SyncDecision {
 #[must_use]
 #[derive(Clone, PartialEq, Debug)]
 pub enum Effect {
-    /// Make the pilot job's directory and token, submit it, send `LrmSubmitted`. Comes once per
+    /// Make the pilot job's directory and its token, or tokens, submit it, send `LrmSubmitted`. Comes once per
     /// key, never again: a shell that crashed in between does not repeat it.
     SubmitPilot(PilotOrder),
     /// Ask the LRM for the job by its key, send `LrmFound`.
@@ -118,8 +118,10 @@ pub struct PilotOrder {
     pub key: SubmitKey,
     /// Where.
     pub site: SiteName,
-    /// What to ask for.
+    /// What to ask for, on each node.
     pub resources: Resources,
+    /// On how many nodes, at least 1.
+    pub nodes: u32,
     /// How long to ask for.
     pub walltime: Span,
     /// The shortest that is of use.

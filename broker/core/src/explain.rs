@@ -29,6 +29,12 @@ impl Broker {
             counts.running,
             site.max_running
         ));
+        if site.nodes > 1 {
+            sentences.push(format!(
+                "each pilot job is of {} nodes, with a pilot on each, and counts once",
+                site.nodes
+            ));
+        }
         if let Some(words) = &known.last_failure {
             sentences.push(format!("the LRM's last words at a failed submit: {words}"));
         }

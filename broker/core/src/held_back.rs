@@ -278,7 +278,8 @@ impl Broker {
             if self.barred(now, earlier).is_none()
                 && let Ok(room) = self.room(self.counts(now, earlier), earlier)
             {
-                serve(&mut needs, &self.ground(earlier), f64::from(room));
+                let slots = f64::from(room) * f64::from(earlier.nodes);
+                serve(&mut needs, &self.ground(earlier), slots);
             }
         }
         if self.more(&needs, site, c) == 0 {

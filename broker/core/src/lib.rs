@@ -31,6 +31,7 @@ mod forget;
 mod held_back;
 mod lease;
 mod matchmaker;
+mod members;
 mod moves;
 mod pilot_due;
 mod pilot_job;

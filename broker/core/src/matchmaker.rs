@@ -62,7 +62,7 @@ impl Broker {
             && slot.free.cores > 0
             && now.since(slot.heard) < self.config().lease_ttl
             && self.leave(p).is_none()
-            && !is_being_withdrawn(p)
+            && !is_being_withdrawn(self.tables.job_of(p))
             && self.avoids(now, &p.site, slot).is_none();
         if !open {
             return None;

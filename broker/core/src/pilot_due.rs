@@ -159,7 +159,14 @@ impl Broker {
                 key: key.clone(),
             });
         }
-        if cancel && let Some(job) = job {
+        // As one that speaks, a job whose pilots do is left to them: they are asked to leave.
+        if cancel && self.tables.has_active_member(key) {
+            self.tables.edit_pilot(key, |p| {
+                if let CancelProgress::Wanted { next, .. } = &mut p.cancel {
+                    *next = later(cancel_every, 0);
+                }
+            });
+        } else if cancel && let Some(job) = job {
             self.tables.edit_pilot(key, |p| {
                 if let CancelProgress::Wanted { tries, next, .. } = &mut p.cancel {
                     *next = later(cancel_every, *tries);
@@ -199,6 +206,16 @@ impl Broker {
             self.tables.edit_pilot(key, |p| p.closed = true);
             return;
         }
+        let over = |m: &PilotRecord| m.state == PilotState::Ended;
+        if !self.tables.members(key).all(over) {
+            // It is over when its members are; their own time closes them.
+            self.tables
+                .edit_pilot(key, |p| p.lrm.missing_since = Some(now));
+            return;
+        }
+        let Some(p) = self.tables.pilots.get(key) else {
+            return;
+        };
         let reason = match &p.cancel {
             CancelProgress::Taken { reason } | CancelProgress::Wanted { reason, .. } => {
                 reason.clone()
@@ -209,5 +226,6 @@ impl Broker {
             ),
         };
         self.end_pilot(now, key, reason);
+        self.member_left(now, key);
     }
 }

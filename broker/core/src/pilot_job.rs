@@ -111,6 +111,7 @@ impl Broker {
             s.last_listing = Some(now);
         });
         let by_id: BTreeMap<LrmJobId, SubmitKey> = (self.tables.live(site))
+            .filter(|p| p.member_of.is_none())
             .filter_map(|p| Some((p.job.clone()?, p.key.clone())))
             .collect();
         let mut seen = std::collections::BTreeSet::new();
@@ -131,13 +132,15 @@ impl Broker {
             }
         }
         let missing: Vec<_> = (self.tables.live(site))
-            .filter(|p| !p.by_hand && p.job.is_some() && p.lrm.missing_since.is_none())
+            .filter(|p| !p.by_hand && p.member_of.is_none())
+            .filter(|p| p.job.is_some() && p.lrm.missing_since.is_none())
             .map(|p| p.key.clone())
             .filter(|key| !seen.contains(key))
             .collect();
         for key in missing {
             self.tables
                 .edit_pilot(&key, |p| p.lrm.missing_since = Some(now));
+            self.members_missing(now, &key);
         }
         self.provision(now);
         Reply::None
@@ -279,6 +282,7 @@ impl Broker {
         if new_end {
             self.wake.insert(key.clone());
         }
+        self.members_observed(now, key, job, (restarted, new_end));
     }
 
     fn seen_waiting(&mut self, now: Timestamp, key: &SubmitKey) {
@@ -308,7 +312,7 @@ impl Broker {
     fn seen_held(&mut self, now: Timestamp, key: &SubmitKey, detail: &str) {
         self.seen_waiting(now, key);
         let state = self.tables.pilots.get(key).map(|p| p.state);
-        if state != Some(PilotState::Active) {
+        if state != Some(PilotState::Active) && !self.tables.has_active_member(key) {
             let text = format!("held by the LRM: {detail}");
             self.withdraw(now, key, Reason::new(ReasonCode::JobEnded, text));
         }
@@ -325,13 +329,19 @@ impl Broker {
             PilotState::Ended => restarted || !p.goodbye,
         };
         if started {
-            let node = p.lrm.node.as_ref();
-            let text = node.map_or("the LRM has started it".to_owned(), |n| {
-                format!("the LRM has started it on node {n}")
-            });
+            let place = match (&p.lrm.node, p.nodes) {
+                (None, _) => String::new(),
+                (Some(node), 1) => format!(" on node {node}"),
+                (Some(node), nodes) => format!(" on {nodes} nodes, the first {node}"),
+            };
+            let text = format!("the LRM has started it{place}");
+            let revived = p.state == PilotState::Ended && !restarted;
             self.has_started(now, key);
             self.note_pilot(now, key, "started", text);
             self.set_pilot(now, key, PilotState::Started, None);
+            if revived {
+                self.revive_members(now, key);
+            }
         }
     }
 
@@ -346,6 +356,7 @@ impl Broker {
         let site = p.site.clone();
         let first = matches!(p.state, PilotState::Submitting | PilotState::Queued)
             && p.slot.is_none()
+            && self.tables.members(key).next().is_none()
             && !p.by_hand
             && p.lrm.restarts == 0;
         if is_being_withdrawn(p) {
@@ -376,7 +387,9 @@ impl Broker {
         if p.state == PilotState::Ended {
             return;
         }
-        let never_registered = p.slot.is_none();
+        let here = self.tables.members(key).count();
+        let never_registered = p.slot.is_none() && here == 0;
+        let missed = (here > 0 && p.state == PilotState::Started).then(|| self.tables.awaited(p));
         let withdrawn = p.cancel != CancelProgress::No;
         let young = never_registered
             && !withdrawn
@@ -397,10 +410,10 @@ impl Broker {
                 } else {
                     ReasonCode::JobEnded
                 };
-                let before = if never_registered {
-                    ", before its pilot registered"
-                } else {
-                    ""
+                let before = match missed.filter(|n| *n > 0) {
+                    Some(n) => format!(", before {n} of its {} pilots registered", p.nodes),
+                    None if never_registered => ", before its pilot registered".to_owned(),
+                    None => String::new(),
                 };
                 let text = format!("ended by the LRM's word: {}{before}", job_end(end));
                 Reason::new(code, text)
@@ -414,7 +427,7 @@ impl Broker {
     }
 
     /// Wants a pilot job gone that is not needed. One that never ran is cancelled in the LRM;
-    /// one that runs is only asked to leave.
+    /// one that runs is only asked to leave. Never called for a member: its job is withdrawn.
     pub(crate) fn withdraw(&mut self, now: Timestamp, key: &SubmitKey, reason: Reason) {
         self.tables.edit_pilot(key, |p| {
             if p.cancel == CancelProgress::No {
@@ -457,8 +470,10 @@ impl Broker {
 
     pub(crate) fn end_pilot(&mut self, now: Timestamp, key: &SubmitKey, reason: Reason) {
         self.note_pilot(now, key, "ended", reason.text.clone());
-        self.set_pilot(now, key, PilotState::Ended, Some(reason));
+        self.set_pilot(now, key, PilotState::Ended, Some(reason.clone()));
         self.settle_slot(now, key);
+        self.settle_job(now, key);
+        self.end_members(now, key, &reason);
     }
 
     pub(crate) fn note_pilot(&mut self, now: Timestamp, key: &SubmitKey, kind: &str, text: String) {

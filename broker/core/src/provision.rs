@@ -3,6 +3,8 @@
 //! Demand is the slot time that waiting requests could use: so many slots side by side as there
 //! are requests for, no more than their minutes fill. Pilots that wait, start or idle are taken
 //! off; the rest is submitted within the site's limits, and what is too much is withdrawn.
+//!
+//! A site's jobs may be of several nodes: limits count jobs, demand and supply count slots.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +25,7 @@ use crate::state::Broker;
 pub(crate) struct Counts {
     pub(crate) queued: u32,
     pub(crate) running: u32,
-    /// Of both: not registered yet, and wanted.
+    /// Pilots of both: not registered yet, and wanted.
     pub(crate) coming: u32,
     /// Registered, without a lease, and able to take something.
     pub(crate) idle: u32,
@@ -144,24 +146,26 @@ impl Broker {
         let ground = self.ground(site);
         let mut c = Counts::default();
         for p in self.tables.live(&site.name) {
+            let counts = !p.by_hand && p.member_of.is_none();
             let waits = match p.state {
-                PilotState::Submitting | PilotState::Queued if !p.by_hand => {
+                PilotState::Submitting | PilotState::Queued if counts => {
                     c.queued += 1;
                     true
                 }
-                PilotState::Started if !p.by_hand => {
+                PilotState::Started if counts => {
                     c.running += 1;
                     true
                 }
                 PilotState::Submitting | PilotState::Queued | PilotState::Started => false,
                 PilotState::Active | PilotState::Lost | PilotState::Ended => {
-                    c.running += u32::from(!p.by_hand);
+                    c.running += u32::from(counts);
                     false
                 }
             };
             if waits && p.cancel == CancelProgress::No {
-                c.coming += 1;
-                c.supply += ground.share(p.walltime.minus(ground.cost));
+                let pilots = self.tables.awaited(p);
+                c.coming += pilots;
+                c.supply += f64::from(pilots) * ground.share(p.walltime.minus(ground.cost));
             } else if let Some(time) = self.idle_time(now, p, &ground) {
                 c.idle += 1;
                 c.supply += ground.share(time);
@@ -197,10 +201,11 @@ impl Broker {
         (needs, surplus)
     }
 
-    /// How many more pilots these needs are worth at a site.
+    /// How many more pilot jobs these needs are worth at a site: so many that their nodes are
+    /// enough.
     pub(crate) fn more(&self, needs: &[Need], site: &SiteConfig, c: Counts) -> u32 {
         let slots = wanted(needs, &self.ground(site));
-        whole(if c.coming > 0 { slots - LITTLE } else { slots })
+        whole(if c.coming > 0 { slots - LITTLE } else { slots }).div_ceil(site.nodes.max(1))
     }
 
     /// The sites in the order in which they get pilots: by preference, then those that we have
@@ -252,7 +257,7 @@ impl Broker {
             let Ok(room) = self.room(c, site) else {
                 continue;
             };
-            let pilots = want.min(room);
+            let pilots = want.min(room).saturating_mul(site.nodes);
             if !in_round(self, site) {
                 let n = want
                     .div_ceil(policy.attenuation.max(1))
@@ -283,6 +288,7 @@ impl Broker {
             key,
             site: site.name.clone(),
             resources: site.slot,
+            nodes: site.nodes,
             walltime,
             min_walltime,
             avoid: self.avoided(now, &site.name),
@@ -331,6 +337,8 @@ impl Broker {
             by_hand,
             created: now,
             resources: site.slot,
+            nodes: if by_hand { 1 } else { site.nodes },
+            member_of: None,
             walltime,
             state,
             since: now,
@@ -351,8 +359,12 @@ impl Broker {
         let text = if by_hand {
             "announced, to be started by hand".to_owned()
         } else {
+            let each = match site.nodes {
+                1 => String::new(),
+                nodes => format!("{nodes} nodes with "),
+            };
             format!(
-                "decided: {} for {walltime} at site {}",
+                "decided: {each}{} for {walltime} at site {}",
                 site.slot, site.name
             )
         };
@@ -377,7 +389,11 @@ impl Broker {
             let waiting: Vec<_> = (self.tables.live(&site.name).rev())
                 .filter(|p| p.state == PilotState::Queued && p.cancel == CancelProgress::No)
                 .filter(|p| !p.by_hand && p.slot.is_none() && now.since(p.created) >= after)
-                .map(|p| (p.key.clone(), ground.share(p.walltime.minus(ground.cost))))
+                .filter(|p| self.tables.members(&p.key).next().is_none())
+                .map(|p| {
+                    let each = ground.share(p.walltime.minus(ground.cost));
+                    (p.key.clone(), f64::from(p.nodes) * each)
+                })
                 .collect();
             for (key, share) in waiting {
                 if surplus + 1e-6 < share {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use protocol::api::PilotState;
 use protocol::codes::ErrorCode;
-use protocol::ids::EventSeq;
+use protocol::ids::{EventSeq, SiteName};
 use protocol::messages::{RegisterReply, RegisterRequest};
 use protocol::resources::Resources;
 use protocol::slot::{EndSource, PilotPhase, SlotStatus, SlotUse};
@@ -19,8 +19,9 @@ use crate::tables::Note;
 impl Broker {
     pub(crate) fn register(&mut self, now: Timestamp, request: RegisterRequest) -> Reply {
         let key = request.slot.submit_key.clone();
-        let Some(p) = self.tables.pilots.get(&key) else {
-            return Reply::refused(ErrorCode::NotFound, format!("there is no pilot job {key}"));
+        let (p, new_member_of) = match self.find_registered(&key) {
+            Ok(found) => found,
+            Err(no) => return *no,
         };
         if p.site != request.slot.site {
             let detail = format!(
@@ -28,6 +29,10 @@ impl Broker {
                 p.site, request.slot.site
             );
             return Reply::refused(ErrorCode::Forbidden, detail);
+        }
+        if let Some(job) = new_member_of {
+            self.new_member(now, &job, &key);
+            return self.let_in(now, request);
         }
         if p.fenced.contains(&request.boot) {
             let detail = format!("pilot job {key} has a later pilot than {}", request.boot);
@@ -50,17 +55,23 @@ impl Broker {
                     slot.heard = now;
                 }
             });
-        } else {
-            self.take_in(now, request);
+            return self.registered(now, &request.slot.site);
         }
-        let site = self.tables.pilots.get(&key).map(|p| p.site.clone());
+        self.let_in(now, request)
+    }
+
+    fn let_in(&mut self, now: Timestamp, request: RegisterRequest) -> Reply {
+        let site = request.slot.site.clone();
+        self.take_in(now, request);
+        self.registered(now, &site)
+    }
+
+    fn registered(&self, now: Timestamp, site: &SiteName) -> Reply {
         Reply::Registered(Box::new(RegisterReply {
             version: protocol::WIRE_VERSION,
             lease_ttl: self.config().lease_ttl,
             hold: self.hold(),
-            idle_limit: site
-                .and_then(|s| self.site_config(&s))
-                .and_then(|s| s.idle_limit),
+            idle_limit: self.site_config(site).and_then(|s| s.idle_limit),
             now,
         }))
     }
@@ -71,7 +82,14 @@ impl Broker {
         } = request;
         let (key, site) = (slot.submit_key.clone(), slot.site.clone());
         self.settle_slot(now, &key);
-        self.has_started(now, &key);
+        if self
+            .tables
+            .pilots
+            .get(&key)
+            .is_some_and(|p| p.member_of.is_none())
+        {
+            self.has_started(now, &key);
+        }
         let before: Vec<_> = (self.tables.leases_of(&key))
             .filter(|l| l.hold == Hold::Held)
             .map(|l| l.workspace.clone())
@@ -129,7 +147,8 @@ impl Broker {
             });
         });
         let note = Note::new(now, "registered", text);
-        self.tables.append(Log::Pilot(key), note);
+        self.tables.append(Log::Pilot(key.clone()), note);
+        self.member_registers(now, &key);
         self.tables.edit_site(&site, |s| s.died_young = 0);
     }
 }

@@ -252,12 +252,14 @@ impl Broker {
             self.end_lease(now, &l.workspace, outcome, l.run);
         }
         let mut left = false;
+        let cancel = (self.tables.pilots.get(key))
+            .map_or(CancelProgress::No, |p| self.tables.job_of(p).cancel.clone());
         self.tables.edit_pilot(key, |p| {
             if !p.goodbye {
                 p.goodbye = true;
                 left = true;
                 if p.state != PilotState::Ended {
-                    let why = match &p.cancel {
+                    let why = match &cancel {
                         CancelProgress::Wanted { reason, .. }
                         | CancelProgress::Taken { reason } => reason.clone(),
                         CancelProgress::No => {
@@ -274,6 +276,7 @@ impl Broker {
             self.settle_slot(now, key);
             let note = Note::new(now, "left", "the pilot has cleaned up and left");
             self.tables.append(Log::Pilot(key.clone()), note);
+            self.member_left(now, key);
         }
     }
 
@@ -283,9 +286,10 @@ impl Broker {
             let text = "the pilot job has ended by the LRM's word".to_owned();
             return Some(Reason::new(ReasonCode::JobEnded, text));
         }
-        match &p.cancel {
+        let job = self.tables.job_of(p);
+        match &job.cancel {
             // The LRM's answer decides.
-            CancelProgress::Wanted { .. } if is_being_withdrawn(p) => {}
+            CancelProgress::Wanted { .. } if is_being_withdrawn(job) => {}
             CancelProgress::Wanted { reason, .. } | CancelProgress::Taken { reason } => {
                 return Some(reason.clone());
             }

@@ -83,7 +83,8 @@ pub(crate) fn is_live(p: &PilotRecord) -> bool {
             | JobState::Unknown(_),
         ) => false,
     };
-    let left = p.goodbye && !p.by_hand && !p.closed;
+    // A member of a job counts only by its job's record.
+    let left = p.goodbye && !p.by_hand && !p.closed && p.member_of.is_none();
     p.state != PilotState::Ended || (left && !over_in_lrm())
 }
 

@@ -177,6 +177,7 @@ impl Broker {
             |p| PilotView {
                 submit_key: p.key.clone(),
                 site: p.site.clone(),
+                nodes: p.nodes,
                 lrm_job_id: p.job.clone(),
                 state: p.state,
                 created: p.created,

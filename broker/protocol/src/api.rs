@@ -216,6 +216,10 @@ pub struct PilotView {
     pub submit_key: SubmitKey,
     /// Site.
     pub site: SiteName,
+    /// Nodes that its job asks for. With more than one this row is the job itself, which is never
+    /// `active`; each of its pilots has a row `KEY.0`, `KEY.1` and so on once it has registered.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub nodes: u32,
     /// The LRM's id, once known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lrm_job_id: Option<LrmJobId>,
@@ -229,7 +233,17 @@ pub struct PilotView {
     pub reason: Option<Reason>,
 }
 
-/// A slot: a pilot job that has, or had, a registered pilot.
+const fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+const fn is_one(nodes: &u32) -> bool {
+    *nodes == 1
+}
+
+/// A slot: a pilot job that has, or had, a registered pilot; of a job on several nodes, one of its
+/// pilots.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SlotView {

@@ -113,6 +113,24 @@ ids! {
     StateId: "state id", is_name, NAME_RULE;
 }
 
+impl SubmitKey {
+    /// The key of one pilot of a job on several nodes: `KEY.RANK`, ranks from 0.
+    ///
+    /// # Errors
+    /// It would be longer than a key may be.
+    pub fn member(&self, rank: u32) -> Result<Self, IdError> {
+        Self::new(&format!("{self}.{rank}"))
+    }
+
+    /// The job's key and the rank in what [`Self::member`] makes; none for anything else. A key
+    /// that only looks like it is told apart by whoever knows the jobs.
+    pub fn split_member(&self) -> Option<(Self, u32)> {
+        let (job, rank) = self.0.rsplit_once('.')?;
+        let (job, rank) = (Self::new(job).ok()?, rank.parse().ok()?);
+        (job.member(rank).as_ref() == Ok(self)).then_some((job, rank))
+    }
+}
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -159,5 +177,22 @@ mod tests {
         }
         assert!(LrmJobId::new("12[].pbs server").is_ok());
         assert!(LrmJobId::new("a\nb").is_err());
+    }
+
+    #[test]
+    fn a_member_key_names_its_job_and_rank_and_only_in_one_way() {
+        let job = SubmitKey::new("wp-a.b-000001").unwrap();
+        let member = job.member(12).unwrap();
+        assert_eq!(member.as_str(), "wp-a.b-000001.12");
+        assert_eq!(member.split_member(), Some((job.clone(), 12)));
+        assert_eq!(job.split_member(), None);
+        for odd in ["wp-1.01", "wp-1.+1", "wp-1.", "wp-1.x", "wp-1.4294967296"] {
+            let key = SubmitKey::new(odd);
+            assert!(
+                key.is_err() || key.unwrap().split_member().is_none(),
+                "{odd}"
+            );
+        }
+        assert!(SubmitKey::new(&"x".repeat(64)).unwrap().member(0).is_err());
     }
 }

@@ -23,8 +23,11 @@ pub struct PilotJob {
     /// Directory of this pilot job, as nodes see it: holds the token (mode 0600), gets the
     /// job's output.
     pub directory: PathBuf,
-    /// What to ask the LRM for.
+    /// What to ask the LRM for, on each node.
     pub resources: Resources,
+    /// On how many nodes, at least 1. On more than one a pilot starts on each, as the member
+    /// `KEY.RANK` ([`SubmitKey::member`]) with the token in `token_file` + `.RANK`.
+    pub nodes: u32,
     /// How long to ask for.
     pub walltime: Span,
     /// The shortest that is of use, for LRMs that can shrink a request to fit.
@@ -33,7 +36,8 @@ pub struct PilotJob {
     pub notice: Span,
     /// Safety before every deadline.
     pub margin: Span,
-    /// How the pilot reaches the broker; `token_file` lies in `directory`.
+    /// How the pilot reaches the broker; `token_file` lies in `directory`. With more than one
+    /// node that is the beginning of the files' names.
     pub broker: BrokerAccess,
     /// What runs guests on the site's nodes.
     pub hypervisor: HypervisorSection,

@@ -149,6 +149,7 @@ section! { /// `[site.NAME]` and `[site-defaults]`
         walltime_max: SpanText,
         notice: SpanText,
         margin: SpanText,
+        nodes: u32,
         max_queued: u32,
         max_running: u32,
         idle_limit: SpanText,

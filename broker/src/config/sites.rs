@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use broker_core::SiteConfig;
-use lrm_adapters::htcondor::{HtcondorSettings, Transfer};
-use lrm_adapters::pbs::PbsSettings;
+use lrm_adapters::htcondor::{self, HtcondorSettings, Transfer};
+use lrm_adapters::pbs::{self, PbsSettings};
 use lrm_adapters::slurm::{Launch, SlurmSettings};
 use protocol::ids::SiteName;
 use protocol::resources::Resources;
@@ -20,6 +20,9 @@ const LEAST: Span = Span::from_millis(100);
 
 /// A real LRM's listing is asked for no more often without an explicit word.
 const LEAST_POLL: Span = Span::from_secs(30);
+
+/// More nodes for one job are a slip of the pen.
+const MOST_NODES: u32 = 1000;
 
 /// Makes errors about keys of one site.
 struct Keys<'a> {
@@ -80,6 +83,7 @@ pub(super) fn site(
         preference,
         lrm: None,
         slot,
+        nodes: nodes(&keys, &raw)?,
         walltime_min,
         walltime_max,
         notice,
@@ -106,6 +110,30 @@ pub(super) fn site(
         | SiteLrm::Htcondor { .. }) => Some(lrm.as_str().to_owned()),
     };
     Ok((site, config, preference))
+}
+
+/// On how many nodes each job is. Where there is no way to start a pilot on each, or no knowing
+/// what those pilots hear before they are killed, it is refused here and not by the first submit.
+fn nodes(keys: &Keys<'_>, raw: &RawSite) -> Result<u32, Wrong> {
+    let nodes = have(raw.nodes, &keys.key("nodes"))?;
+    if !(1..=MOST_NODES).contains(&nodes) {
+        return Err(keys.wrong("nodes", &format!("is {nodes}: write 1 to {MOST_NODES}")));
+    }
+    let batch = (raw.slurm.as_ref()).is_some_and(|s| s.launch == Some(RawLaunch::Batch));
+    let why = match raw.lrm {
+        Some(RawLrm::None) => "pilots that are started by hand come one by one",
+        Some(RawLrm::Pbs) => pbs::ONE_NODE,
+        Some(RawLrm::Htcondor) => htcondor::ONE_NODE,
+        Some(RawLrm::Slurm) if batch => {
+            "`slurm.launch = \"batch\"` starts a pilot on the job's first node only; write \
+             `slurm.launch = \"step\"`"
+        }
+        Some(RawLrm::Slurm | RawLrm::Sim) | None => return Ok(nodes),
+    };
+    if nodes > 1 {
+        return Err(keys.wrong("nodes", &format!("is {nodes}: {why}")));
+    }
+    Ok(nodes)
 }
 
 /// How often the listing is asked for. For all users of a real LRM's controller it is a cost.
@@ -151,14 +179,14 @@ fn lrm(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<S
             })
         }
         RawLrm::Htcondor => {
-            let settings = htcondor(keys, raw.htcondor.clone().unwrap_or_default())?;
+            let settings = condor_settings(keys, raw.htcondor.clone().unwrap_or_default())?;
             Ok(SiteLrm::Htcondor {
                 settings: Box::new(settings),
                 job: Box::new(job(keys, raw, tls, listen)?),
             })
         }
         RawLrm::Pbs => {
-            let settings = pbs(keys, raw.pbs.clone().unwrap_or_default())?;
+            let settings = pbs_settings(keys, raw.pbs.clone().unwrap_or_default())?;
             Ok(SiteLrm::Pbs {
                 settings: Box::new(settings),
                 job: Box::new(job(keys, raw, tls, listen)?),
@@ -176,7 +204,7 @@ fn lrm(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<S
 }
 
 /// Time limit and prefix of the commands are filled in by who runs them.
-fn htcondor(keys: &Keys<'_>, raw: RawHtcondor) -> Result<HtcondorSettings, Wrong> {
+fn condor_settings(keys: &Keys<'_>, raw: RawHtcondor) -> Result<HtcondorSettings, Wrong> {
     let key = |key: &str| keys.key(&format!("htcondor.{key}"));
     Ok(HtcondorSettings {
         bin_dir: raw.bin_dir,
@@ -246,7 +274,7 @@ fn slurm(keys: &Keys<'_>, raw: RawSlurm, walltime_max: Span) -> Result<SlurmSett
 }
 
 /// What a site says about its PBS; all but time limit and prefix.
-fn pbs(keys: &Keys<'_>, raw: RawPbs) -> Result<PbsSettings, Wrong> {
+fn pbs_settings(keys: &Keys<'_>, raw: RawPbs) -> Result<PbsSettings, Wrong> {
     let listed_queues = have(raw.listed_queues, &keys.key("pbs.listed_queues"))?;
     let named = [
         ("pbs.queue", raw.queue.as_slice()),

@@ -301,3 +301,48 @@ fn a_real_lrm_is_not_polled_fast_without_an_explicit_word() {
     }
     assert!(parse(&SITE.replace("lrm = \"sim\"", "lrm = \"sim\"\npoll = \"100ms\"")).is_ok());
 }
+
+#[test]
+fn jobs_on_several_nodes_are_taken_only_where_a_pilot_can_be_started_on_each() {
+    let with = |nodes: &str, from: &str, to: &str| {
+        let text = SITE.replace("lrm = \"sim\"", &format!("nodes = {nodes}\nlrm = \"sim\""));
+        parse(&text.replace(from, to))
+    };
+    assert_eq!(with("3", "", "").unwrap().core.sites[0].nodes, 3);
+    assert_eq!(parse(SITE).unwrap().core.sites[0].nodes, 1);
+    for odd in ["0", "1001"] {
+        let e = with(odd, "", "").unwrap_err().to_string();
+        assert!(
+            e.contains("site.lab.nodes") && e.contains("1 to 1000"),
+            "{e}"
+        );
+    }
+    let lrm = |to: &str| with("2", "lrm = \"sim\"", &format!("lrm = \"{to}\""));
+    assert_eq!(lrm("slurm").unwrap().core.sites[0].nodes, 2);
+    for (kind, why) in [
+        ("pbs", "task manager"),
+        ("htcondor", "parallel universe"),
+        ("none", "one by one"),
+    ] {
+        let e = lrm(kind).unwrap_err().to_string();
+        assert!(
+            e.contains("site.lab.nodes") && e.contains(why),
+            "{kind}: {e}"
+        );
+        let one = with("1", "lrm = \"sim\"", &format!("lrm = \"{kind}\""));
+        assert_eq!(one.unwrap().core.sites[0].nodes, 1);
+    }
+    let batch = with(
+        "2",
+        "[site.lab.sim]\n",
+        "[site.lab.slurm]\nlaunch = \"batch\"\n[site.lab.sim]\n",
+    );
+    assert!(
+        batch.is_ok(),
+        "what Slurm does is no matter to the simulated LRM"
+    );
+    let text = SITE.replace("lrm = \"sim\"", "nodes = 2\nlrm = \"slurm\"");
+    let text = format!("{text}[site.lab.slurm]\nlaunch = \"batch\"\n");
+    let e = parse(&text).unwrap_err().to_string();
+    assert!(e.contains("site.lab.nodes") && e.contains("step"), "{e}");
+}

@@ -15,6 +15,7 @@ use protocol::time::{Span, Timestamp};
 use super::Ward;
 use super::evidence::{Evidence, GivenUp, Skew, child, output_tail};
 use super::judge;
+use crate::jobs::Tokens;
 use crate::pilot_jobs;
 use crate::preview::broker_url;
 
@@ -314,7 +315,7 @@ fn job(ward: &Ward<'_>) -> Result<PilotJob, String> {
     let key =
         SubmitKey::new(&format!("{KEY_PREFIX}{}", &unique[..8])).map_err(|e| e.to_string())?;
     ward.dirs
-        .make(&key, NO_TOKEN)
+        .make(&key, &Tokens::One(NO_TOKEN.to_owned()))
         .map_err(|e| format!("{}: {e}", ward.dirs.path(&key).display()))?;
     let terms = ward
         .settings
@@ -328,6 +329,8 @@ fn job(ward: &Ward<'_>) -> Result<PilotJob, String> {
         key,
         site: ward.target.name.clone(),
         resources: Resources { ..terms.slot },
+        // What is measured on one node holds for the others.
+        nodes: 1,
         walltime,
         min_walltime: walltime,
         avoid: Vec::new(),

@@ -257,6 +257,8 @@ fn rig<'a>(
         resources: terms.slot,
         walltime: options.walltime,
         min_walltime: options.walltime,
+        avoid: Vec::new(),
+        nodes: 1,
     };
     let dirs = JobDirs::at(root);
     let template =

@@ -112,7 +112,9 @@ impl<'a> SiteRig<'a> {
             | Rule::Walltime
             | Rule::Hung
             | Rule::Garbled
-            | Rule::Missing => None,
+            | Rule::Missing
+            | Rule::Withdraw
+            | Rule::Avoid => None,
             Rule::RefusedLeavesNothing => self.refused_cores.is_none().then(|| {
                 "this LRM takes jobs that fit nowhere: give --refused-cores if the site has a limit"
                     .to_owned()

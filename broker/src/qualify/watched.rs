@@ -139,6 +139,18 @@ impl Watched {
         answer
     }
 
+    fn note_cancel(&self, id: &LrmJobId, key: &SubmitKey, answer: &CancelAnswer) {
+        if let CancelAnswer::Taken | CancelAnswer::NoSuchJob = answer {
+            let mut state = self.state();
+            // A cancel of another id of this key is a check of ours.
+            if let Some(job) = state.jobs.get_mut(key)
+                && job.id.as_ref() == Some(id)
+            {
+                job.is_cancelled = true;
+            }
+        }
+    }
+
     fn note(&self, listing: &Observation) {
         let Observation::Listing(seen) = listing else {
             return;
@@ -220,15 +232,14 @@ impl LocalResourceManager for Watched {
     async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
         self.state().calls.cancels += 1;
         let answer = self.timed("cancel", self.inner.cancel(id, key)).await;
-        if let CancelAnswer::Taken | CancelAnswer::NoSuchJob = answer {
-            let mut state = self.state();
-            // A cancel of another id of this key is a check of ours.
-            if let Some(job) = state.jobs.get_mut(key)
-                && job.id.as_ref() == Some(id)
-            {
-                job.is_cancelled = true;
-            }
-        }
+        self.note_cancel(id, key, &answer);
+        answer
+    }
+
+    async fn withdraw(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
+        self.state().calls.cancels += 1;
+        let answer = self.timed("withdrawal", self.inner.withdraw(id, key)).await;
+        self.note_cancel(id, key, &answer);
         answer
     }
 

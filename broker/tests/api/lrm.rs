@@ -4,8 +4,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use protocol::api::{Page, PilotState, PilotView, WorkspaceView};
+use protocol::codes::ErrorCode;
+use protocol::ids::{SiteName, SubmitKey};
+use protocol::messages::RegisterReply;
 
-use crate::support::{Broker, eventually, spec};
+use crate::support::{Broker, Pilot, eventually, spec};
 
 /// A `sim-lrm` that logs its calls, and does what `submit` and `queue` say.
 fn fake(dir: &Path, submit: &str, queue: &str) -> PathBuf {
@@ -86,6 +89,57 @@ async fn directory_and_token_are_there_before_the_submit() {
     .await;
     assert_eq!(pilots(&broker).await[0].state, PilotState::Queued);
     assert_eq!(calls(&broker, "submit").len(), 1);
+}
+
+#[tokio::test]
+async fn on_several_nodes_each_rank_has_a_token_for_itself_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    fake(dir.path(), "echo submitted job 17", EMPTY);
+    let config = config("10s").replace("max_queued", "nodes = 2\nmax_queued");
+    let broker = Broker::start_in(dir, &config).await;
+    let user = broker.user("a");
+    user.submit("k", &spec("w")).await.ok::<WorkspaceView>();
+    let job = eventually("the pilot job is queued", async || {
+        let all = pilots(&broker).await;
+        all.into_iter().find(|p| p.state == PilotState::Queued)
+    })
+    .await;
+    assert_eq!(job.nodes, 2);
+    let submit = &calls(&broker, "submit")[0];
+    assert!(submit.contains("--nodes 2"), "{submit}");
+    let jobs = broker.dir.path().join("state/pilot-jobs");
+    let directory = jobs.join(job.submit_key.as_str());
+    let token = |rank: u32| {
+        let text = std::fs::read_to_string(directory.join(format!("token.{rank}"))).unwrap();
+        text.trim_end().to_owned()
+    };
+    assert!(!directory.join("token").exists());
+    let register = async |token: String, key: SubmitKey| {
+        let pilot = Pilot::new(broker.caller(token), key);
+        let mut request = pilot.registration();
+        request.slot.site = SiteName::new("lab").unwrap();
+        pilot.caller.post_json("/v1/pilot/register", &request).await
+    };
+    let key = |rank| job.submit_key.member(rank).unwrap();
+    for (rank, other) in [(0, key(1)), (1, key(0)), (0, job.submit_key.clone())] {
+        let answer = register(token(rank), other).await;
+        answer.refused(ErrorCode::Forbidden);
+    }
+    assert_eq!(pilots(&broker).await.len(), 1, "nothing was made by those");
+    for rank in [0, 1] {
+        let answer = register(token(rank), key(rank)).await;
+        answer.ok::<RegisterReply>();
+    }
+    let keys: Vec<_> = (pilots(&broker).await.into_iter())
+        .map(|p| p.submit_key)
+        .collect();
+    assert_eq!(keys, [job.submit_key.clone(), key(0), key(1)]);
+    // The records of the job and of its pilots are read again as they were written.
+    let broker = broker.restart_with(&config).await;
+    let after = pilots(&broker).await;
+    assert_eq!(after.len(), 3, "{after:?}");
+    assert_eq!(after[0].state, PilotState::Started);
+    assert_eq!(after[2].state, PilotState::Active);
 }
 
 #[tokio::test]

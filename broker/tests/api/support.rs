@@ -64,8 +64,13 @@ impl Broker {
 
     /// Ends it as a kill would and starts it again on what is on the disk.
     pub async fn restart(self) -> Self {
+        self.restart_with(CONFIG).await
+    }
+
+    /// The same with this configuration.
+    pub async fn restart_with(self, config: &str) -> Self {
         self.running.kill().await;
-        Self::start_in(self.dir, CONFIG).await
+        Self::start_in(self.dir, config).await
     }
 
     fn token(&self, who: Identity) -> String {

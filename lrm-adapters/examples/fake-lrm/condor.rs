@@ -118,6 +118,7 @@ pub(crate) fn submit(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
             memory_mib: wanted.megabytes("request_memory")?,
             disk_mib: wanted.megabytes("request_disk")?,
         },
+        nodes: 1,
         walltime: Span::from_secs(duration),
         min_walltime: None,
         begin: None,

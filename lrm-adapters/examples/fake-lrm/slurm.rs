@@ -48,6 +48,7 @@ pub(crate) fn sbatch(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
             memory_mib: 0,
             disk_mib: 0,
         },
+        nodes: 1,
         walltime: Span::from_mins(10),
         min_walltime: None,
         begin: None,

@@ -17,6 +17,11 @@ use crate::ask;
 use crate::command::Runner;
 use crate::contract::{Cancel, Capabilities, LocalResourceManager};
 
+/// Why there are no pilot jobs on several nodes.
+pub const ONE_NODE: &str = "HTCondor runs a job on several nodes only in its parallel universe, which needs a dedicated \
+     scheduler and ends the job with its first process; submit jobs of one node, as many as are \
+     needed";
+
 /// How to reach an HTCondor pool, and how pilots are to run there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HtcondorSettings {
@@ -134,6 +139,9 @@ impl LocalResourceManager for Htcondor {
     }
 
     async fn submit(&self, job: &PilotJob) -> SubmitAnswer {
+        if job.nodes > 1 {
+            return SubmitAnswer::Refused(ONE_NODE.to_owned());
+        }
         let description = match render::description(&self.settings, job) {
             Ok(description) => description,
             Err(e) => return SubmitAnswer::Refused(e.to_string()),

@@ -29,6 +29,13 @@ pub use dialect::Dialect;
 /// The job's variable that holds our key; everybody can read it.
 const KEY_VARIABLE: &str = "WP_KEY";
 
+/// Why there are no pilot jobs on several nodes. Measured on OpenPBS: `pbsdsh` starts a task on
+/// each node, and its exit code is 0 whatever theirs are. What was not measured is which signals
+/// the tasks on the other nodes hear, and how long before they are killed: without that no notice
+/// can be promised to the guests there.
+pub const ONE_NODE: &str = "pilots on the other nodes of a PBS job are started by its task manager, and which signal they \
+     hear before they are killed is not known; submit jobs of one node, as many as are needed";
+
 /// How to use a PBS.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PbsSettings {
@@ -236,7 +243,7 @@ impl LocalResourceManager for Pbs {
             Ok(probed) => probed.dialect,
             Err(why) => return SubmitAnswer::Refused(why),
         };
-        if let Some(why) = render::unfit(&self.settings, dialect) {
+        if let Some(why) = render::unfit(&self.settings, dialect, job) {
             return SubmitAnswer::Refused(why);
         }
         if let Err(why) = self.write(job).await {

@@ -99,7 +99,10 @@ pub(super) fn submit(settings: &PbsSettings, dialect: Dialect, job: &PilotJob) -
 }
 
 /// Why this job cannot be asked for in this dialect.
-pub(super) fn unfit(settings: &PbsSettings, dialect: Dialect) -> Option<String> {
+pub(super) fn unfit(settings: &PbsSettings, dialect: Dialect, job: &PilotJob) -> Option<String> {
+    if job.nodes > 1 {
+        return Some(super::ONE_NODE.to_owned());
+    }
     (dialect == Dialect::Torque && settings.project.is_some()).then(|| {
         "Torque has no projects (its -P means another user); leave `project` out of the site's [pbs] section and use `account`"
             .to_owned()

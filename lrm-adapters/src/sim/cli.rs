@@ -226,6 +226,7 @@ fn submission(args: &SubmitArgs) -> anyhow::Result<Request> {
                 memory_mib: args.memory,
                 disk_mib: args.disk,
             },
+            nodes: args.nodes,
             walltime: args.walltime.0,
             min_walltime: args.min_walltime.map(|t| t.0),
             begin: args.begin,

@@ -169,8 +169,10 @@ pub struct JobRow {
     pub name: String,
     /// Its queue.
     pub queue: String,
-    /// What it asked for.
+    /// What it asked for, on each node.
     pub resources: Resources,
+    /// Nodes that it asked for.
+    pub nodes: u32,
     /// How long.
     pub walltime: Span,
     /// Since when the LRM has it.

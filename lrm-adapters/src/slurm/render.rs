@@ -97,8 +97,11 @@ pub(super) fn submit(settings: &SlurmSettings, job: &PilotJob) -> Vec<String> {
     flag("output", &log_pattern(&job.directory));
     flag("open-mode", "append");
     flag("export", &format!("PATH={JOB_PATH}"));
-    flag("nodes", "1");
-    flag("ntasks", "1");
+    flag("nodes", &job.nodes.to_string());
+    flag("ntasks", &job.nodes.to_string());
+    if job.nodes > 1 {
+        flag("ntasks-per-node", "1");
+    }
     flag("cpus-per-task", &job.resources.cores.to_string());
     flag("mem", &format!("{}M", job.resources.memory_mib));
     let walltime = whole_minutes(job.walltime);
@@ -171,17 +174,27 @@ pub(super) fn files(settings: &SlurmSettings, job: &PilotJob) -> Vec<(PathBuf, S
 
 /// The batch script of a pilot that is a step. The step gets the whole job; it writes the log
 /// itself, so that nothing is lost when `srun` goes first.
+///
+/// Of a job on several nodes it is one step with a task on each: a task that ends, well or badly,
+/// ends no other (`--kill-on-bad-exit=0`, and `--wait=0` where a site has set `WaitTime`). The
+/// nodes may have been given different numbers of processors: each task gets what was asked for.
 fn batch(settings: &SlurmSettings, job: &PilotJob, script: &Path) -> String {
     let srun = command(settings, "srun", &[]);
     let script = script.display().to_string();
+    let (nodes, cores) = (job.nodes, job.resources.cores);
+    let tasks = match nodes {
+        1 => format!("--ntasks=1 --cpus-per-task=\"${{SLURM_CPUS_ON_NODE:-{cores}}}\""),
+        _ => {
+            format!("--ntasks={nodes} --ntasks-per-node=1 --cpus-per-task={cores} --wait=0")
+        }
+    };
     format!(
-        "#!/bin/sh\n# Pilot job {key} of site {site}: its only step.\nexec {srun} --nodes=1 \
-         --ntasks=1 --cpus-per-task=\"${{SLURM_CPUS_ON_NODE:-{cores}}}\" --mpi=none --export=ALL \
+        "#!/bin/sh\n# Pilot job {key} of site {site}: its only step.\nexec {srun} --nodes={nodes} \
+         {tasks} --mpi=none --export=ALL \
          --input=none --kill-on-bad-exit=0 --output={log} --open-mode=append {script}\n",
         key = job.key,
         site = job.site,
         srun = shell_words::join(srun),
-        cores = job.resources.cores,
         log = shell_words::quote(&log_pattern(&job.directory)),
         script = shell_words::quote(&script),
     )
@@ -222,6 +235,10 @@ fn lines(settings: &SlurmSettings, job: &PilotJob, ask: &str) -> String {
     let memory = job.resources.memory_mib;
     let disk = job.resources.disk_mib;
     let secs = whole_minutes(granted) * 60;
+    let rank = match job.nodes {
+        1 => "",
+        _ => "\nwp_rank=$SLURM_PROCID",
+    };
     format!(
         r#"wp_job="$SLURM_JOB_ID{of}"
 wp_restarts=${{SLURM_RESTART_COUNT:-0}}
@@ -239,7 +256,7 @@ if [ -z "$wp_start" ] || [ -z "$wp_end" ]; then
 fi
 case $wp_start in '' | *[!0-9]*) wp_start=$(date +%s) ;; esac
 case $wp_end in '' | *[!0-9]*) wp_end=$((wp_start + {secs})) ;; esac
-wp_incarnation=$SLURM_JOB_ID/$wp_restarts/$wp_node/$wp_start"#
+wp_incarnation=$SLURM_JOB_ID/$wp_restarts/$wp_node/$wp_start{rank}"#
     )
 }
 

@@ -44,6 +44,7 @@ pub fn test_jobs(home: &Path, place: impl AsRef<Path>, prefix: &str) -> TestJobs
         scratch: home.join("scra\"tch"),
         store: home.join("store"),
         avoid: Vec::new(),
+        nodes: 1,
     };
     let whole_node = Resources { cores: 4, ..small };
     TestJobs::new(template, whole_node, &home.join(place), prefix)

@@ -37,6 +37,8 @@ pub struct Setup {
     pub profile: &'static str,
     /// Its nodes.
     pub nodes: u32,
+    /// Nodes that each pilot job asks for.
+    pub job_nodes: u32,
     /// The walltime of a pilot job.
     pub walltime: &'static str,
     /// The notice that the site promises, and keeps.
@@ -65,6 +67,7 @@ impl Setup {
             played_pbs: false,
             profile: "slurm",
             nodes: 1,
+            job_nodes: 1,
             walltime: "40s",
             notice: "8s",
             max_running: 1,
@@ -95,6 +98,7 @@ impl Setup {
     pub(super) fn broker_config(&self, dir: &Path, pilot: &Path, lrm: &Path, port: u16) -> String {
         let Self {
             walltime,
+            job_nodes,
             notice,
             max_running,
             idle_limit,
@@ -154,6 +158,7 @@ walltime_max = "{walltime}"
 notice = "{notice}"
 margin = "1s"
 overhead = "{overhead}"
+nodes = {job_nodes}
 max_queued = 1
 max_running = {max_running}
 idle_limit = "{idle_limit}"

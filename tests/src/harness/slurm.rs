@@ -116,6 +116,15 @@ impl SlurmSite {
         self.site_job(node, 1).map(drop)
     }
 
+    /// Ends a job as a user does.
+    ///
+    /// # Errors
+    /// Slurm refuses it.
+    pub fn cancel(&self, id: &str) -> Result<()> {
+        self.cluster.command("scancel", &[id])?;
+        Ok(())
+    }
+
     /// All jobs that Slurm tells of.
     ///
     /// # Errors

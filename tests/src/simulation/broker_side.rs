@@ -306,7 +306,14 @@ impl World {
                     &[],
                 ))
             }
-            (Reply::None | Reply::Workspace(_) | Reply::Site(_) | Reply::HandPilot { .. }, _)
+            (
+                Reply::None
+                | Reply::Workspace(_)
+                | Reply::Site(_)
+                | Reply::HandPilot { .. }
+                | Reply::Forgotten { .. },
+                _,
+            )
             | (Reply::Registered(_) | Reply::Sync(_), Sender::Nobody | Sender::User(_))
             | (Reply::Sync(SyncDecision::Hold { .. }), _)
             | (Reply::Refused(_), Sender::Nobody) => Ok(()),
@@ -331,6 +338,7 @@ impl World {
                     site: order.site,
                     program: "/opt/pilot".into(),
                     directory: "/var/pilot".into(),
+                    nodes: order.nodes,
                     resources: order.resources,
                     walltime: order.walltime,
                     min_walltime: Some(order.min_walltime),

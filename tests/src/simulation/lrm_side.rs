@@ -60,6 +60,8 @@ impl Site {
                         memory_mib: 4096,
                         disk_mib: 20_000,
                     },
+                    // With every third seed each job is of two nodes.
+                    nodes: if options.seed % 3 == 2 { 2 } else { 1 },
                     walltime_min: Span::from_mins(10),
                     walltime_max: Span::from_mins(chance.between(20, 60)),
                     notice: measured.guaranteed_notice(Launch::Step),
@@ -126,7 +128,11 @@ impl World {
                 let key = self.sites[site]
                     .model
                     .job(start.job)
-                    .and_then(|j| j.request.key.clone());
+                    .and_then(|j| j.request.key.clone())
+                    .map(|key| match start.nodes {
+                        1 => key,
+                        _ => key.member(start.rank).expect("a short key"),
+                    });
                 match key {
                     Some(key) => self.pilot_lands(site, &start, &key),
                     None => {
@@ -213,6 +219,7 @@ impl World {
                 } else if taken {
                     let mut request =
                         JobRequest::pilot(job.key.clone(), job.resources, job.walltime);
+                    request.nodes = job.nodes;
                     request.rerunnable = self.chance.happens(500);
                     match self.lrm_step(site, Event::Submit(request))? {
                         Answer::Submitted(number) if !silent && !self.fault(40) => {

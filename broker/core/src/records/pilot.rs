@@ -16,6 +16,10 @@ use protocol::time::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// A pilot job. `submitting -> queued -> started -> active <-> lost -> ended`.
+///
+/// A job on several nodes has one record for the job itself, which has no slot (`submitting ->
+/// queued -> started -> ended`), and one for each of its pilots once that has registered
+/// (`active <-> lost -> ended`); see `members.rs`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PilotRecord {
     /// [`super::RECORD_VERSION`].
@@ -28,8 +32,14 @@ pub struct PilotRecord {
     pub by_hand: bool,
     /// When it was decided.
     pub created: Timestamp,
-    /// What was asked for.
+    /// What was asked for, on each node.
     pub resources: Resources,
+    /// Nodes that were asked for.
+    #[serde(default = "one")]
+    pub nodes: u32,
+    /// The job that it is a pilot of, for one of several.
+    #[serde(default)]
+    pub member_of: Option<SubmitKey>,
     /// How long was asked for.
     pub walltime: Span,
     /// Where it is.
@@ -67,6 +77,18 @@ pub struct PilotRecord {
     pub closed: bool,
     /// Number of the last event in the pilot job's own log.
     pub last_seq: EventSeq,
+}
+
+/// Records of jobs on one node do not say so.
+const fn one() -> u32 {
+    1
+}
+
+impl PilotRecord {
+    /// True for the record of a job on several nodes: its pilots have records of their own.
+    pub const fn is_shared(&self) -> bool {
+        self.nodes > 1
+    }
 }
 
 /// How a submit goes.

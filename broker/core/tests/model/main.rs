@@ -34,11 +34,13 @@ fn site_name(first: bool) -> &'static str {
 }
 
 impl Run {
-    fn new() -> Self {
-        let sites = vec![
+    /// With so many nodes for each job of the two sites.
+    fn new(a: u32, b: u32) -> Self {
+        let mut sites = vec![
             site_config("A", room(2, 2048)),
             site_config("B", room(4, 8192)),
         ];
+        (sites[0].nodes, sites[1].nodes) = (a, b);
         let mut config = config(sites);
         config.lease_ttl = Span::from_mins(5);
         config.hold = Span::from_secs(60);
@@ -55,6 +57,16 @@ impl Run {
     }
 }
 
+fn live(mut run: Run, acts: Vec<acts::Act>) {
+    run.world.step(Event::Started);
+    for act in acts {
+        run.act(&act);
+    }
+    run.world.twin = false;
+    run.world.strict = false;
+    run.calm();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: None,
@@ -64,13 +76,13 @@ proptest! {
 
     #[test]
     fn whatever_happens_the_promises_hold(acts in prop::collection::vec(act(), 1..200)) {
-        let mut run = Run::new();
-        run.world.step(Event::Started);
-        for act in acts {
-            run.act(&act);
-        }
-        run.world.twin = false;
-        run.world.strict = false;
-        run.calm();
+        live(Run::new(1, 1), acts);
+    }
+
+    #[test]
+    fn whatever_happens_to_jobs_of_several_nodes_the_promises_hold(
+        acts in prop::collection::vec(act(), 1..200)
+    ) {
+        live(Run::new(3, 2), acts);
     }
 }

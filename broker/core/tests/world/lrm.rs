@@ -1,7 +1,7 @@
 //! The LRMs: jobs, and how what the broker wants of them is done and answered.
 
 use broker_core::{CancelScope, Effect, Event, PilotOrder};
-use protocol::ids::{LrmJobId, NodeName, SiteName};
+use protocol::ids::{LrmJobId, NodeName, SiteName, SubmitKey};
 use protocol::lrm::{CancelAnswer, JobEnd, JobState, Observation, ObservedJob, SubmitAnswer};
 use protocol::time::Timestamp;
 
@@ -113,12 +113,12 @@ impl World {
     pub fn end_job(&mut self, job: usize, end: JobEnd) {
         let key = self.jobs[job].order.key.clone();
         self.jobs[job].state = JobState::Ended(end);
-        for p in self.pilots.iter_mut().filter(|p| p.key == key) {
+        for p in self.pilots.iter_mut().filter(|p| is_of(&p.key, &key)) {
             p.gone = true;
         }
     }
 
-    /// The LRM starts a job, and its pilot comes up.
+    /// The LRM starts a job, and its pilots come up, one on each node. Says which is the first.
     pub fn start_job(&mut self, job: usize) -> usize {
         let now = self.now;
         let j = &mut self.jobs[job];
@@ -126,6 +126,19 @@ impl World {
         j.start = Some(now);
         j.end = Some(now + j.order.walltime);
         let (order, restarts, end) = (j.order.clone(), j.restarts, now + j.order.walltime);
-        self.new_pilot(&order.key, &order.site, order.resources, end, restarts)
+        let first = self.pilots.len();
+        for rank in 0..order.nodes {
+            let key = match order.nodes {
+                1 => order.key.clone(),
+                _ => order.key.member(rank).unwrap(),
+            };
+            self.new_pilot(&key, &order.site, order.resources, end, restarts);
+        }
+        first
     }
+}
+
+/// True for the pilot of this job, or one of its pilots.
+pub fn is_of(pilot: &SubmitKey, job: &SubmitKey) -> bool {
+    pilot == job || pilot.split_member().is_some_and(|(of, _)| of == *job)
 }

@@ -9,7 +9,7 @@
 )]
 
 mod exchange;
-mod lrm;
+pub mod lrm;
 mod pilots;
 mod specs;
 

@@ -67,6 +67,7 @@ pub fn site_config(name: &str, slot: Resources) -> SiteConfig {
         notice: Span::from_secs(30),
         margin: Span::from_secs(5),
         overhead: Span::from_secs(30),
+        nodes: 1,
         max_queued: 3,
         max_running: 10,
         idle_limit: Some(Span::from_mins(5)),

@@ -16,6 +16,7 @@ fn job() -> PilotJob {
         site: SiteName::new("lab").unwrap(),
         program: "/opt/pilot".into(),
         directory: "/state/doctor/none".into(),
+        nodes: 1,
         resources: Resources {
             cores: 2,
             memory_mib: 1024,

@@ -158,13 +158,22 @@ pub fn pilots(items: &[PilotView], now: Timestamp, output: &Output) -> String {
         vec![
             Cell::from(&p.submit_key),
             Cell::from(&p.site),
+            Cell::from(p.nodes.to_string()),
             Cell::from(p.lrm_job_id.as_ref().map_or("-", |j| j.as_str())),
             pilot_state(p.state),
             Cell::from(span(now.since(p.created))),
             Cell::from(p.reason.as_ref().map_or("", |r| r.text.as_str())),
         ]
     });
-    let head = ["pilot job", "site", "lrm job", "state", "age", "reason"];
+    let head = [
+        "pilot job",
+        "site",
+        "nodes",
+        "lrm job",
+        "state",
+        "age",
+        "reason",
+    ];
     draw(output, &head, rows.collect())
 }
 

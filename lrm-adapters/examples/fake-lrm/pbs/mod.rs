@@ -72,6 +72,7 @@ pub(crate) fn qsub(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
             key,
             queue: order.queue.clone(),
             resources: order.resources,
+            nodes: 1,
             walltime: order.walltime,
             min_walltime: None,
             begin: None,

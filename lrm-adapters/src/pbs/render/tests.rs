@@ -156,8 +156,10 @@ fn the_submit_in_both_dialects() {
     settings.project = Some("p".to_owned());
     let line = line(&settings, Dialect::Openpbs);
     assert!(line.contains("-r y") && line.contains("-P p"), "{line}");
-    assert!(unfit(&settings, Dialect::Torque).is_some_and(|why| why.contains("account")));
-    assert_eq!(unfit(&settings, Dialect::Openpbs), None);
+    assert!(unfit(&settings, Dialect::Torque, &job).is_some_and(|why| why.contains("account")));
+    assert_eq!(unfit(&settings, Dialect::Openpbs, &job), None);
+    job.nodes = 2;
+    assert!(unfit(&settings, Dialect::Openpbs, &job).is_some_and(|why| why.contains("one node")));
 }
 
 #[test]

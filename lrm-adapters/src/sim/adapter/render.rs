@@ -34,6 +34,9 @@ pub(super) fn submit_args(settings: &SimLrmSettings, job: &PilotJob) -> Vec<Stri
     flag("--memory", format!("{}MiB", job.resources.memory_mib));
     flag("--disk", format!("{}MiB", job.resources.disk_mib));
     flag("--walltime", format!("{}ms", job.walltime.as_millis()));
+    if job.nodes > 1 {
+        flag("--nodes", job.nodes.to_string());
+    }
     if let Some(min) = job.min_walltime {
         flag("--min-walltime", format!("{}ms", min.as_millis()));
     }
@@ -78,9 +81,13 @@ pub(super) fn script(settings: &SimLrmSettings, job: &PilotJob) -> String {
         .map(ProbeWord::Text)
         .collect();
     probe.push(ProbeWord::Job);
+    let lines = match job.nodes {
+        1 => LINES.to_owned(),
+        _ => format!("{LINES}\nwp_rank=$SIMLRM_RANK"),
+    };
     let on_node = OnNode {
         lrm: "the simulated LRM",
-        lines: LINES,
+        lines: &lines,
         probe: Some(&probe),
     };
     job_script::script(job, &on_node)

@@ -183,6 +183,9 @@ pub(super) struct SubmitArgs {
     /// Cores
     #[arg(long, default_value_t = 1)]
     pub cores: u32,
+    /// Nodes; the script is started once on each, with SIMLRM_RANK from 0
+    #[arg(long, default_value_t = 1)]
+    pub nodes: u32,
     /// Memory, as 512MiB
     #[arg(long, default_value = "256MiB", value_parser = parse_mib)]
     pub memory: u64,

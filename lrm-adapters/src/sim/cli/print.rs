@@ -62,7 +62,7 @@ fn job_json(row: &JobRow) -> Value {
         "state": state_word(&seen.state), "detail": seen.detail,
         "submitted": secs(row.submitted), "start": seen.start.map(secs), "end": seen.end.map(secs),
         "node": seen.node, "restarts": seen.restarts, "exit_code": exit_code,
-        "cores": row.resources.cores, "memory_mib": row.resources.memory_mib,
+        "nodes": row.nodes, "cores": row.resources.cores, "memory_mib": row.resources.memory_mib,
         "disk_mib": row.resources.disk_mib, "walltime_ms": row.walltime,
     })
 }

@@ -24,6 +24,7 @@ pub(super) fn jobs(
                 name: job.request.name.clone(),
                 queue: job.request.queue.clone(),
                 resources: job.request.resources,
+                nodes: job.request.nodes,
                 walltime: job.request.walltime,
                 submitted: job.submitted,
             })

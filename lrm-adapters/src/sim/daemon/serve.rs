@@ -290,9 +290,11 @@ impl Daemon {
         let Some(job) = self.state.model.job(start.job) else {
             return;
         };
-        if job.run() != Some(start.run) {
+        let mut runs = self.state.model.runs();
+        if !runs.any(|(n, r)| n == start.run && r.job == start.job && r.attached) {
             return;
         }
+        drop(runs);
         let launch = job.request.launch;
         let Some(task) = self.state.tasks.get(&start.job) else {
             return;
@@ -355,6 +357,8 @@ impl Daemon {
             ("SIMLRM_DIR", self.dir.display().to_string()),
             ("SIMLRM_JOB_ID", start.job.to_string()),
             ("SIMLRM_RESTARTS", start.restarts.to_string()),
+            ("SIMLRM_RANK", start.rank.to_string()),
+            ("SIMLRM_NODES", start.nodes.to_string()),
             ("SIMLRM_NODE", start.node.to_string()),
             ("SIMLRM_CORES", start.resources.cores.to_string()),
             ("SIMLRM_MEMORY_MIB", start.resources.memory_mib.to_string()),

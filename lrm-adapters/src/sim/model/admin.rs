@@ -115,8 +115,18 @@ impl Model {
                 return Answer::Refused(format!("job {number} does not run"));
             }
         };
-        let Some(record) = self.runs.get_mut(&run) else {
+        if !self.runs.contains_key(&run) {
             return Answer::NoSuchJob;
+        }
+        for run in self.runs_of(number) {
+            self.set_end_of(now, run, end);
+        }
+        Answer::Done
+    }
+
+    fn set_end_of(&mut self, now: Timestamp, run: RunNumber, end: Timestamp) {
+        let Some(record) = self.runs.get_mut(&run) else {
+            return;
         };
         self.timers.remove(&(record.end, Timer::End(run)));
         record.end = end;
@@ -125,7 +135,6 @@ impl Model {
         if end > now && record.doom.as_ref().is_some_and(late) {
             self.set_doom(run, None);
         }
-        Answer::Done
     }
 
     pub(super) fn close_node(&mut self, node: &NodeName, at: Option<Timestamp>) -> Answer {
@@ -235,7 +244,12 @@ impl Model {
 
     fn end_all_on(&mut self, now: Timestamp, name: &NodeName, cause: Cause) {
         for run in self.runs_on(name) {
-            self.begin_ending(now, run, cause);
+            // That a node is lost concerns the others of its jobs only when the LRM has noticed.
+            if cause == Cause::NodeLost {
+                self.begin_ending_run(now, run, cause);
+            } else {
+                self.begin_ending(now, run, cause);
+            }
         }
     }
 

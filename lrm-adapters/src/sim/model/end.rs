@@ -12,14 +12,27 @@ use crate::sim::profiles::{Beat, Cause, Ending, Fate, Launch, Signal, Target};
 const KILL_AGAIN: Span = Span::from_secs(1);
 
 impl Model {
+    /// Puts all runs of a run's job on the way to their end.
+    pub(super) fn begin_ending(&mut self, now: Timestamp, number: RunNumber, cause: Cause) {
+        let Some(run) = self.runs.get(&number) else {
+            return;
+        };
+        if !run.attached {
+            return;
+        }
+        for number in self.runs_of(run.job) {
+            self.begin_ending_run(now, number, cause);
+        }
+    }
+
     /// Puts a run on the way to its end. A run that is on it already goes on as it was, unless
     /// the new way is shorter; a cancel decides what becomes of the job in any case.
-    pub(super) fn begin_ending(&mut self, now: Timestamp, number: RunNumber, cause: Cause) {
+    pub(super) fn begin_ending_run(&mut self, now: Timestamp, number: RunNumber, cause: Cause) {
         let ending = self.config.profile().ending(cause);
         let Some(run) = self.runs.get(&number) else {
             return;
         };
-        if ending.fate == Fate::RunsOn || !run.attached {
+        if ending.fate == Fate::RunsOn || !run.attached || run.gone.is_some() {
             return;
         }
         let lost = self.nodes[&run.node].state == NodeState::Lost;
@@ -178,7 +191,7 @@ impl Model {
             && run.end == at
             && self.nodes[&run.node].state != NodeState::Lost
         {
-            self.begin_ending(now, number, Cause::Walltime);
+            self.begin_ending_run(now, number, Cause::Walltime);
         }
     }
 
@@ -200,8 +213,12 @@ impl Model {
         };
         let cause = doom.cause;
         let gone = run.unheard_exit.is_some();
+        let others = self.runs_of(run.job);
         self.settle(at, number, cause);
         self.detach(number);
+        for other in others.into_iter().filter(|n| *n != number) {
+            self.write_off_with(at, other);
+        }
         if gone {
             self.remove_run(number);
         } else if self.runs[&number]
@@ -210,6 +227,21 @@ impl Model {
             .is_some_and(|d| d.beats.is_empty())
         {
             effects.push(Effect::Forget { run: number });
+        }
+    }
+
+    /// A run's job was written off because of another of its nodes: its processes are strays, and
+    /// are killed where the LRM reaches them.
+    fn write_off_with(&mut self, at: Timestamp, number: RunNumber) {
+        self.detach(number);
+        let Some(run) = self.runs.get(&number) else {
+            return;
+        };
+        let lost = self.nodes[&run.node].state == NodeState::Lost;
+        if run.gone.is_some() || run.unheard_exit.is_some() {
+            self.remove_run(number);
+        } else if run.doom.is_none() && !lost {
+            self.doom_stray(at, number);
         }
     }
 
@@ -224,6 +256,9 @@ impl Model {
         let Some(run) = self.runs.get_mut(&number) else {
             return Answer::Done;
         };
+        if run.gone.is_some() {
+            return Answer::Done;
+        }
         if self.nodes[&run.node].state == NodeState::Lost {
             if run.attached {
                 run.unheard_exit = Some(match end {
@@ -261,20 +296,55 @@ impl Model {
         });
         if run.attached {
             let job = run.job;
+            let runs = self.runs_of(job);
+            let (gone, live): (Vec<_>, Vec<_>) =
+                runs.into_iter().partition(|n| self.runs[n].gone.is_some());
             // A pilot that leaves at its walltime, before the LRM's late signal, left by itself.
             let cause = run
                 .doom
                 .as_ref()
                 .filter(|d| d.cause != Cause::Walltime || d.sent > 0)
                 .map(|d| d.cause);
+            if live.iter().any(|n| *n != number) {
+                self.set_doom(number, None);
+                let timer = self.runs.get_mut(&number).map(|run| {
+                    run.gone = Some((end, cause));
+                    (run.end, Timer::End(number))
+                });
+                timer.map(|timer| self.timers.remove(&timer));
+                return;
+            }
+            let (end, cause) = self.together(&gone, end, cause);
             match (end, cause) {
                 (JobEnd::LaunchFailed, _) => self.over(now, job, JobEnd::LaunchFailed),
                 (_, Some(cause)) => self.settle(now, number, cause),
                 (end, None) => self.over(now, job, end),
             }
             self.detach(number);
+            for other in gone {
+                self.remove_run(other);
+            }
         }
         self.remove_run(number);
+    }
+
+    /// How a job has ended whose last run ended so: made to, if any of its runs was; else with the
+    /// highest exit code of all, as `srun` tells it.
+    fn together(
+        &self,
+        gone: &[RunNumber],
+        mut end: JobEnd,
+        mut cause: Option<Cause>,
+    ) -> (JobEnd, Option<Cause>) {
+        for (other, made_to) in gone.iter().filter_map(|n| self.runs[n].gone.as_ref()) {
+            cause = cause.or(*made_to);
+            end = match (end, other) {
+                (JobEnd::Exited(a), JobEnd::Exited(b)) => JobEnd::Exited(a.max(*b)),
+                (JobEnd::Exited(_), other) => other.clone(),
+                (end, _) => end,
+            };
+        }
+        (end, cause)
     }
 
     /// Decides what becomes of the job of a run that `cause` has ended.

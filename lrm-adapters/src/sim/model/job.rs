@@ -40,7 +40,7 @@ pub enum JobPhase {
         /// Why, for people.
         why: String,
     },
-    /// Its first process runs, perhaps towards an end.
+    /// Its first process runs, perhaps towards an end. On several nodes: the run of the first.
     Running(RunNumber),
     /// Over.
     Over {
@@ -69,7 +69,7 @@ impl Job {
         matches!(self.phase, JobPhase::Over { .. })
     }
 
-    /// The run that the LRM connects with it.
+    /// The run that the LRM connects with it, on several nodes that of the first.
     pub const fn run(&self) -> Option<RunNumber> {
         match self.phase {
             JobPhase::Running(run) => Some(run),
@@ -78,11 +78,14 @@ impl Job {
     }
 }
 
-/// One start of a job.
+/// One start of a job, on one of its nodes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Run {
     /// Of which job.
     pub job: JobNumber,
+    /// Which of the job's nodes it is, from 0.
+    #[serde(default)]
+    pub rank: u32,
     /// On which node.
     pub node: NodeName,
     /// With what.
@@ -95,6 +98,10 @@ pub struct Run {
     pub end: Timestamp,
     /// False for a stray: its job was written off while its processes lived.
     pub attached: bool,
+    /// Its processes have ended, and those on other nodes of the job have not: how, and whether
+    /// they were made to.
+    #[serde(default)]
+    pub(super) gone: Option<(JobEnd, Option<Cause>)>,
     /// Its processes ended while the LRM could not hear of it.
     pub(super) unheard_exit: Option<i32>,
     /// The way to its end, once there is one.

@@ -60,7 +60,10 @@ impl Model {
                     seen.start = Some(run.start);
                     seen.end = Some(run.end);
                     seen.node = Some(run.node.clone());
-                    if let Some(doom) = &run.doom {
+                    // On several nodes the first that is on the way to its end speaks for all.
+                    let runs = self.runs_of(job.number);
+                    let doomed = runs.iter().find_map(|n| self.runs[n].doom.as_ref());
+                    if let Some(doom) = doomed {
                         seen.end = doom.shown_end.or(seen.end).min(seen.end);
                         if doom.sent > doom.listed_running {
                             seen.state = JobState::Ending;

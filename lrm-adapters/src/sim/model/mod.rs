@@ -15,7 +15,9 @@
 //!                               +--------- exit ------------------+
 //! ```
 //!
-//! A *run* is one start of a job. A run whose job was written off (node lost) lives on as a
+//! A *run* is one start of a job on one node. A job on several nodes has as many runs, keeps all
+//! its nodes until the last of them has ended, and is ended on all of them at once; only the loss
+//! of a node is a matter of that node until the LRM has noticed. A run whose job was written off (node lost) lives on as a
 //! stray: the processes exist, the LRM no longer connects them with the job.
 
 mod admin;
@@ -221,13 +223,28 @@ impl Model {
             return Err("the minimum walltime is longer than the walltime".to_owned());
         }
         let able = |(_, n): &(&NodeName, &Node)| n.resources.holds(&request.resources);
-        if !self.nodes.iter().any(|n| able(&n)) {
-            return Err(format!("no node has {}", request.resources));
+        match (self.nodes.iter().filter(able).count(), request.nodes) {
+            (0, _) => return Err(format!("no node has {}", request.resources)),
+            (_, 0) => return Err("a job needs at least one node".to_owned()),
+            (able, nodes) if able < nodes as usize => {
+                return Err(format!(
+                    "{nodes} nodes with {} are more than there are: {able}",
+                    request.resources
+                ));
+            }
+            _ => {}
+        }
+        if queue.preempts && request.nodes > 1 {
+            return Err(format!(
+                "queue `{}` preempts, which it does for jobs of one node only",
+                queue.name
+            ));
         }
         let excluded = |(name, _): &(&NodeName, &Node)| request.exclude.contains(*name);
-        if self.nodes.iter().filter(able).all(|n| excluded(&n)) {
+        let left = self.nodes.iter().filter(able).filter(|n| !excluded(n));
+        if left.count() < request.nodes as usize {
             return Err(format!(
-                "every node that has {} is excluded",
+                "too many nodes that have {} are excluded",
                 request.resources
             ));
         }
@@ -262,14 +279,25 @@ impl Model {
             return Answer::NoSuchJob;
         };
         self.queued.remove(&self.rank(job));
-        if let Some(run) = job.run() {
+        for run in self.runs_of(number) {
+            let gone = self.runs[&run].gone.is_some();
             self.set_doom(run, None);
             self.detach(run);
-            effects.push(Effect::Forget { run });
+            if gone {
+                self.remove_run(run);
+            } else {
+                effects.push(Effect::Forget { run });
+            }
         }
         self.jobs.remove(&number);
         self.next_job = number;
         Answer::Done
+    }
+
+    /// The runs that the LRM connects with a job, by their rank.
+    fn runs_of(&self, job: JobNumber) -> Vec<RunNumber> {
+        let all = self.runs.iter().filter(|(_, r)| r.job == job && r.attached);
+        all.map(|(number, _)| *number).collect()
     }
 
     fn forget(&mut self, at: Timestamp, number: JobNumber) {

@@ -45,8 +45,8 @@ impl Model {
                 continue;
             }
             let need = job.request.resources;
-            if let Some((node, walltime)) = self.place(now, job, &claimed, leaving.as_ref()) {
-                self.start(now, rank.2, &node, walltime, effects);
+            if let Some((nodes, walltime)) = self.place(now, job, &claimed, leaving.as_ref()) {
+                self.start(now, rank.2, &nodes, walltime, effects);
                 continue;
             }
             let Some(queue) = self.config.queue(&job.request.queue).filter(|q| q.preempts) else {
@@ -83,16 +83,16 @@ impl Model {
         }
     }
 
-    /// A node where a job can start now, and with what walltime. What others wait for is theirs.
+    /// The nodes where a job can start now, and with what walltime. What others wait for is theirs.
     fn place(
         &self,
         now: Timestamp,
         job: &Job,
         claimed: &BTreeMap<NodeName, Resources>,
         leaving: Option<&Leaving>,
-    ) -> Option<(NodeName, Span)> {
+    ) -> Option<(Vec<NodeName>, Span)> {
         let need = &job.request.resources;
-        self.nodes.iter().find_map(|(name, node)| {
+        let good = self.nodes.iter().filter_map(|(name, node)| {
             let walltime = walltime_on((name, node), job, now)?;
             let free = match (claimed.get(name), leaving) {
                 (Some(claim), Some(leaving)) => {
@@ -102,7 +102,11 @@ impl Model {
                 (_, None) | (None, _) => node.free(),
             };
             free.holds(need).then(|| (name.clone(), walltime))
-        })
+        });
+        let wanted = job.request.nodes as usize;
+        let (nodes, walltimes): (Vec<_>, Vec<_>) = good.take(wanted).unzip();
+        let walltime = walltimes.into_iter().min()?;
+        (nodes.len() == wanted).then_some((nodes, walltime))
     }
 
     /// The node where the fewest runs have to go for a job of this priority, and these runs.
@@ -164,43 +168,53 @@ impl Model {
         &mut self,
         now: Timestamp,
         number: JobNumber,
-        name: &NodeName,
+        nodes: &[NodeName],
         walltime: Span,
         effects: &mut Vec<Effect>,
     ) {
         let rank = self.rank(&self.jobs[&number]);
         self.queued.remove(&rank);
-        let run = self.next_run;
-        self.next_run = run.next();
-        let (Some(job), Some(node)) = (self.jobs.get_mut(&number), self.nodes.get_mut(name)) else {
+        let first = self.next_run;
+        let Some(job) = self.jobs.get_mut(&number) else {
             return;
         };
-        let restarts = job.starts;
+        let (restarts, request) = (job.starts, job.request.clone());
         job.starts += 1;
-        job.phase = JobPhase::Running(run);
-        node.used = node.used.plus(&job.request.resources);
-        let record = Run {
-            job: number,
-            node: name.clone(),
-            resources: job.request.resources,
-            launch: job.request.launch,
-            start: now,
-            end: now + walltime,
-            attached: true,
-            unheard_exit: None,
-            doom: None,
-        };
-        self.timers.insert((record.end, Timer::End(run)));
-        effects.push(Effect::Start(Start {
-            job: number,
-            run,
-            restarts,
-            node: name.clone(),
-            resources: record.resources,
-            start: record.start,
-            end: record.end,
-        }));
-        self.runs.insert(run, record);
+        job.phase = JobPhase::Running(first);
+        for (rank, name) in (0..request.nodes).zip(nodes) {
+            let run = self.next_run;
+            self.next_run = run.next();
+            let Some(node) = self.nodes.get_mut(name) else {
+                continue;
+            };
+            node.used = node.used.plus(&request.resources);
+            let record = Run {
+                job: number,
+                rank,
+                node: name.clone(),
+                resources: request.resources,
+                launch: request.launch,
+                start: now,
+                end: now + walltime,
+                attached: true,
+                gone: None,
+                unheard_exit: None,
+                doom: None,
+            };
+            self.timers.insert((record.end, Timer::End(run)));
+            effects.push(Effect::Start(Start {
+                job: number,
+                run,
+                restarts,
+                rank,
+                nodes: request.nodes,
+                node: name.clone(),
+                resources: record.resources,
+                start: record.start,
+                end: record.end,
+            }));
+            self.runs.insert(run, record);
+        }
     }
 }
 

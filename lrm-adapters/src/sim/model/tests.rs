@@ -4,6 +4,7 @@ mod ends;
 mod nodes;
 mod priority;
 mod random;
+mod several_nodes;
 mod world;
 
 use protocol::ids::SubmitKey;

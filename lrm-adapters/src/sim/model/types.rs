@@ -155,8 +155,11 @@ pub struct JobRequest {
     pub key: Option<SubmitKey>,
     /// Which queue.
     pub queue: String,
-    /// On one node.
+    /// On each node.
     pub resources: Resources,
+    /// On how many different nodes, at least 1; a process is started on each.
+    #[serde(default = "one")]
+    pub nodes: u32,
     /// How long.
     pub walltime: Span,
     /// The walltime may be cut down to this so that the job starts before its node closes.
@@ -174,6 +177,11 @@ pub struct JobRequest {
     pub rerunnable: bool,
 }
 
+/// What was written before there were jobs on several nodes.
+const fn one() -> u32 {
+    1
+}
+
 impl JobRequest {
     /// A pilot job in the queue `pilots`.
     pub fn pilot(key: SubmitKey, resources: Resources, walltime: Span) -> Self {
@@ -182,6 +190,7 @@ impl JobRequest {
             key: Some(key),
             queue: "pilots".to_owned(),
             resources,
+            nodes: 1,
             walltime,
             min_walltime: None,
             begin: None,
@@ -199,6 +208,7 @@ impl JobRequest {
             key: None,
             queue: "site".to_owned(),
             resources,
+            nodes: 1,
             walltime,
             min_walltime: None,
             begin: None,
@@ -318,7 +328,7 @@ pub enum Effect {
     },
 }
 
-/// A start of a job.
+/// A start of a job, on one of its nodes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Start {
     /// Which job.
@@ -327,6 +337,12 @@ pub struct Start {
     pub run: RunNumber,
     /// How often it was started before.
     pub restarts: u32,
+    /// This node's number in the job, from 0.
+    #[serde(default)]
+    pub rank: u32,
+    /// How many nodes the job has.
+    #[serde(default = "one")]
+    pub nodes: u32,
     /// Where.
     pub node: NodeName,
     /// With what.

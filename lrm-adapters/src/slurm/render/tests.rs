@@ -248,3 +248,52 @@ fn commands_survive_a_remote_shell() {
         );
     }
 }
+
+#[test]
+fn a_job_on_several_nodes_is_one_step_with_a_task_on_each() {
+    let home = tempfile::tempdir().unwrap();
+    fakes(home.path(), TOLD);
+    let settings = settings(Launch::Step);
+    let job = PilotJob {
+        nodes: 2,
+        ..awkward_job(home.path())
+    };
+    let line = submit(&settings, &job).join(" ");
+    assert!(
+        line.contains(" --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=2 "),
+        "{line}"
+    );
+    let files = files(&settings, &job);
+    let srun = files[0].1.lines().last().unwrap();
+    for word in [
+        "exec srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=2 --wait=0 ",
+        " --kill-on-bad-exit=0 ",
+    ] {
+        assert!(srun.contains(word), "{srun}");
+    }
+    for (path, text) in &files {
+        write_script(path, text).unwrap();
+    }
+    write_script(&job.program, "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
+    let out = Command::new(&files[0].0)
+        .env_clear()
+        .env(
+            "PATH",
+            format!("{}/bin:/usr/bin:/bin", home.path().display()),
+        )
+        .env("SLURM_JOB_ID", "12")
+        .env("SLURM_PROCID", "1")
+        .env("SLURMD_NODENAME", "n2")
+        .env("SLURM_CPUS_ON_NODE", "2")
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    let said = std::fs::read_to_string(home.path().join("pilot.1.log")).unwrap();
+    let path = said.strip_prefix("run\n--slot\n").unwrap().trim_end();
+    let slot = SlotFile::parse("slot.toml", &std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(slot.submit_key.as_str(), "wp-7.1");
+    assert_eq!(slot.node.as_str(), "n2");
+    assert_eq!(slot.paths.scratch, job.scratch.join("wp-7.1.r0.n2"));
+    let token = format!("{}.1", job.broker.token_file.display());
+    assert_eq!(slot.broker.token_file.display().to_string(), token);
+}

@@ -86,3 +86,56 @@ fn the_command_names_everything_that_was_asked_for() {
          /srv/pilot-jobs/wp-7/job.sh"
     );
 }
+
+#[test]
+fn the_pilots_of_a_job_on_several_nodes_share_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let job = PilotJob {
+        nodes: 3,
+        ..job(home.path())
+    };
+    let line = shell_words::join(submit_args(&settings(home.path()), &job));
+    assert!(line.contains(" --nodes 3 "), "{line}");
+    let mut slots = Vec::new();
+    for rank in ["0", "2"] {
+        let (script, log) = (home.path().join("job.sh"), format!("pilot.{rank}.log"));
+        write_script(&script, &script_text(home.path(), &job)).unwrap();
+        write_script(&job.program, "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
+        // The same node and start for all, as where the LRM has packed them.
+        let out = Command::new(&script)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .envs([
+                ("SIMLRM_JOB_ID", "12"),
+                ("SIMLRM_RESTARTS", "1"),
+                ("SIMLRM_RANK", rank),
+                ("SIMLRM_NODE", "n1"),
+                ("SIMLRM_CORES", "2"),
+                ("SIMLRM_MEMORY_MIB", "1024"),
+                ("SIMLRM_DISK_MIB", "4096"),
+                ("SIMLRM_START", "1763712000.250"),
+                ("SIMLRM_END", "1763712600.250"),
+            ])
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{out:?}");
+        assert!(out.stdout.is_empty(), "it has a log of its own: {out:?}");
+        let said = std::fs::read_to_string(job.directory.join(log)).unwrap();
+        let path = said.strip_prefix("run\n--slot\n").unwrap().trim_end();
+        let text = std::fs::read_to_string(path).unwrap();
+        let slot = SlotFile::parse("slot.toml", &text).unwrap();
+        assert_eq!(slot.submit_key.as_str(), format!("wp-7.{rank}"));
+        assert_eq!(
+            slot.paths.scratch,
+            job.scratch.join(format!("wp-7.{rank}.r1"))
+        );
+        assert_eq!(slot.broker.url, job.broker.url);
+        assert_eq!(slot.broker.ca_file, job.broker.ca_file);
+        let token = format!("{}.{rank}", job.broker.token_file.display());
+        assert_eq!(slot.broker.token_file.display().to_string(), token);
+        assert_eq!(slot.hypervisor, job.hypervisor);
+        assert_eq!(slot.facts().resources, job.resources);
+        slots.push((path.to_owned(), slot));
+    }
+    assert_ne!(slots[0].0, slots[1].0);
+}

@@ -14,6 +14,7 @@ enum Move {
         cores: u32,
         minutes: u64,
         site: bool,
+        nodes: u32,
         rerunnable: bool,
     },
     OnJob(u8, u64),
@@ -25,8 +26,8 @@ enum Move {
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
-        4 => (1u32..5, 1u64..30, any::<bool>(), any::<bool>())
-            .prop_map(|(cores, minutes, site, rerunnable)| Move::Submit { cores, minutes, site, rerunnable }),
+        4 => (1u32..5, 1u64..30, any::<bool>(), 1u32..4, any::<bool>())
+            .prop_map(|(cores, minutes, site, nodes, rerunnable)| Move::Submit { cores, minutes, site, nodes, rerunnable }),
         4 => (0u8..7, 1u64..20).prop_map(|(a, b)| Move::OnJob(a, b)),
         2 => (0u8..7, 0u32..3).prop_map(|(a, b)| Move::OnNode(a, b)),
         2 => (0usize..6).prop_map(Move::Exit),
@@ -44,6 +45,7 @@ fn play(name: ProfileName, seed: u64, moves: &[Move]) -> World {
                 cores,
                 minutes,
                 site,
+                nodes,
                 rerunnable,
             } => {
                 let walltime = Span::from_mins(*minutes);
@@ -53,6 +55,7 @@ fn play(name: ProfileName, seed: u64, moves: &[Move]) -> World {
                     let key = key(u32::try_from(i).unwrap());
                     JobRequest {
                         rerunnable: *rerunnable,
+                        nodes: *nodes,
                         ..JobRequest::pilot(key, need(*cores), walltime)
                     }
                 };
