@@ -7,7 +7,7 @@
 //! end of the file is one that never got its mark: it is dropped. Pilots send again from where we
 //! say, so nothing here is synced to the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -193,6 +193,35 @@ impl Consoles {
         Ok(end)
     }
 
+    /// The workspaces that have a console. One is recorded before it gets its console, so who asks
+    /// the core about these afterwards can tell the forgotten ones.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    pub fn workspaces(&self) -> io::Result<BTreeSet<WorkspaceId>> {
+        let mut found = BTreeSet::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            let id = name.to_str().and_then(|name| name.rsplit_once('.'));
+            found.extend(id.and_then(|(id, _)| WorkspaceId::new(id).ok()));
+        }
+        Ok(found)
+    }
+
+    /// Removes a workspace's console, for good.
+    ///
+    /// # Errors
+    /// A file can't be removed.
+    pub fn remove(&self, workspace: &WorkspaceId) -> io::Result<()> {
+        for kind in ["console", "index", "index.new"] {
+            match fs::remove_file(self.file(workspace, kind)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of a workspace's console from `offset` on, at most [`READ_LIMIT`], and the offset to
     /// go on from. Nothing captured yet is an empty console.
     ///
@@ -273,6 +302,24 @@ mod tests {
             "beyond the end"
         );
         assert!(c.locks.lock().unwrap().len() <= 1);
+    }
+
+    #[test]
+    fn a_console_is_removed_with_all_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let c = Consoles::open(dir.path().into(), 1 << 20).unwrap();
+        let other = WorkspaceId::new("w1.x").unwrap();
+        for id in [&ws(), &other] {
+            c.append(id, G1, "lease 1", 0, b"hello").unwrap();
+        }
+        fs::write(dir.path().join("w1.index.new"), "torn").unwrap();
+        let of = |ids: &[&WorkspaceId]| ids.iter().copied().cloned().collect::<BTreeSet<_>>();
+        assert!(c.workspaces().unwrap().is_superset(&of(&[&ws(), &other])));
+        c.remove(&ws()).unwrap();
+        c.remove(&ws()).unwrap();
+        assert_eq!(c.workspaces().unwrap(), of(&[&other]));
+        assert_eq!(c.read(&ws(), 0).unwrap().0, b"");
+        assert_ne!(c.read(&other, 0).unwrap().0, b"");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Pilot jobs' directories: `<state>/pilot-jobs/<submit key>/`.
 //!
 //! Each holds the job's one-slot token (mode 0600) before the job is submitted, then the rendered
-//! job and its output. The token goes when the job is over, the rest some days later. A job on
-//! several nodes has a token for the slot on each, `token.0` and so on.
+//! job and its output. The token goes when the job is over and can't come any more, the rest some
+//! days later. A job on several nodes has a token for the slot on each, `token.0` and so on.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};

@@ -166,7 +166,11 @@ pub async fn serve(settings: Settings) -> Result<Running, ServeError> {
         stopping: stopping.clone(),
     };
     let mut tasks = lrm_loop::start(&settings, &shared, effects_out);
-    tasks.spawn(housekeeping::run(shared, settings.keep_pilot_logs));
+    let keep = housekeeping::Keep {
+        pilot_logs: settings.keep_pilot_logs,
+        ended: settings.keep_ended,
+    };
+    tasks.spawn(housekeeping::run(shared, Arc::clone(&consoles), keep));
     let app = app(
         settings, commands, reader, &issuer, &clock, wakes, consoles, stopping,
     );

@@ -12,6 +12,7 @@
 //!   `docs/adapters/README.md` is the specification that they check.
 #![forbid(unsafe_code)]
 
+mod ask;
 pub mod command;
 pub mod conformance;
 pub mod contract;

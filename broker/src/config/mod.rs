@@ -46,6 +46,8 @@ pub struct Settings {
     pub console_limit: u64,
     /// How long the directories of ended pilot jobs are kept.
     pub keep_pilot_logs: Span,
+    /// How long the records of ended workspaces and pilot jobs are kept.
+    pub keep_ended: Span,
     /// How pilots come to the sites; what they agreed to is in `core`.
     pub sites: BTreeMap<SiteName, Site>,
 }

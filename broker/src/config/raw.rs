@@ -112,6 +112,7 @@ section! { /// `[console]`
 section! { /// `[keep]`
     RawKeep {
         pilot_logs: SpanText,
+        ended: SpanText,
     }
 }
 section! { /// `[provision]`

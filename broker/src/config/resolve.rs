@@ -12,6 +12,10 @@ use super::raw::{RawConfig, RawHttp, RawProvision, RawTls};
 use super::sites::site;
 use super::{DEFAULT_CONFIG, Http, Settings, Tls, Tokens};
 
+/// Records of what has ended are kept so long at least: a client that had no answer to a submit, or
+/// a pilot whose network was away, finds them again.
+const LEAST_KEPT: Span = Span::from_mins(24 * 60);
+
 /// A value that can't be: its dotted key, and what is wrong with it.
 pub(super) struct Wrong {
     pub(super) key: String,
@@ -153,6 +157,7 @@ fn build(raw: RawConfig) -> Result<Settings, Wrong> {
         },
         console_limit: bytes(have(raw.console.limit, "console.limit")?.0),
         keep_pilot_logs: span(raw.keep.pilot_logs, "keep.pilot_logs")?,
+        keep_ended: span_from(LEAST_KEPT, raw.keep.ended, "keep.ended")?,
         sites,
         tls,
     })

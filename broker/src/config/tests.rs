@@ -31,6 +31,7 @@ fn an_empty_file_means_the_defaults() {
     assert_eq!(s.state_dir, Path::new("/etc/pilot/state"));
     assert_eq!(s.core.lease_ttl, Span::from_mins(5));
     assert_eq!(s.http.body_limit, 1 << 20);
+    assert_eq!(s.keep_ended, Span::from_mins(90 * 24 * 60));
     assert!(s.sites.is_empty() && s.tls.is_none());
     assert_eq!(
         parse(DEFAULT_CONFIG).unwrap(),
@@ -221,6 +222,7 @@ fn wrong_files_say_what_is_wrong() {
             "[http]\nrequest_timeout = \"1ms\"".to_owned(),
             "the least is 1s",
         ),
+        ("[keep]\nended = \"1h\"".to_owned(), "the least is 1day"),
         (
             site("lrm = \"sim\"", "lrm = \"lsf\""),
             "`lsf` is not one of",

@@ -1,7 +1,7 @@
 //! Between the core's records and rows: each record is one row of JSON in its table.
 
 use broker_core::records::{EventRecord, Log, Meta};
-use broker_core::{Changes, Records};
+use broker_core::{Changes, Forgotten, Records};
 use protocol::ids::{IdempotencyKey, UserName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -107,6 +107,8 @@ pub(super) struct Batch {
     pub(super) deletes: Vec<(Table, String)>,
     /// Rows to append to the logs: a JSON array of `[log, seq, record]`.
     pub(super) events: Option<String>,
+    /// Logs to delete, as one JSON array of their names.
+    pub(super) logs: Option<String>,
 }
 
 /// The rows of a step's changes.
@@ -160,7 +162,31 @@ pub(super) fn batch(changes: &Changes) -> Result<Batch, StoreError> {
             .collect::<Result<Vec<_>, StoreError>>()?;
         batch.events = Some(encode("events", &rows)?);
     }
+    forget(&mut batch, &changes.forgotten)?;
     Ok(batch)
+}
+
+fn forget(batch: &mut Batch, forgotten: &Forgotten) -> Result<(), StoreError> {
+    let workspaces: Vec<&str> = forgotten.workspaces.iter().map(|id| id.as_str()).collect();
+    let pilots: Vec<&str> = forgotten.pilots.iter().map(|key| key.as_str()).collect();
+    let keys: Vec<String> = (forgotten.idempotency.iter())
+        .map(|(owner, key)| pair(owner, key))
+        .collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    for (table, ids) in [
+        (Table::Workspaces, workspaces),
+        (Table::Pilots, pilots),
+        (Table::Idempotency, keys),
+    ] {
+        if !ids.is_empty() {
+            batch.deletes.push((table, encode(table.name(), &ids)?));
+        }
+    }
+    let logs: Vec<String> = forgotten.logs().map(|log| log_name(&log)).collect();
+    if !logs.is_empty() {
+        batch.logs = Some(encode("events", &logs)?);
+    }
+    Ok(())
 }
 
 /// The id of the only row of `meta`.

@@ -150,6 +150,13 @@ impl Store {
             .await
             .map_err(StoreError::Write)?;
         }
+        if let Some(logs) = &batch.logs {
+            sqlx::query("DELETE FROM events WHERE log IN (SELECT value FROM json_each(?1))")
+                .bind(logs)
+                .execute(&mut *tx)
+                .await
+                .map_err(StoreError::Write)?;
+        }
         tx.commit().await.map_err(StoreError::Write)
     }
 

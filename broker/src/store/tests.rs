@@ -116,6 +116,33 @@ async fn what_is_applied_is_loaded_again() {
 }
 
 #[tokio::test]
+async fn what_is_forgotten_is_gone_with_its_log_and_nothing_else_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, reader) = open(&dir).await;
+    store.load(meta).await.unwrap();
+    let mut first = changes();
+    let other = Log::Workspace(WorkspaceId::new("ws-10").unwrap());
+    first.events.push(event(other.clone(), 1));
+    let mut expected = Records::empty(meta());
+    expected.apply(&first);
+    store.apply(&first).await.unwrap();
+    let mut second = Changes::default();
+    let workspace = WorkspaceId::new("ws-1").unwrap();
+    second.forgotten.workspaces.insert(workspace.clone());
+    let keys = first.idempotency.into_keys();
+    second.forgotten.idempotency.extend(keys);
+    expected.apply(&second);
+    assert_eq!(expected.idempotency, []);
+    store.apply(&second).await.unwrap();
+    assert_eq!(store.load(meta).await.unwrap(), expected);
+    let pilot = Log::Pilot(SubmitKey::new("ws-1").unwrap());
+    for (log, left) in [(Log::Workspace(workspace), 0), (other, 1), (pilot, 1)] {
+        let events = reader.events(&log, EventSeq(0), 10).await.unwrap();
+        assert_eq!(events.len(), left, "{log:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_transaction_is_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, reader) = open(&dir).await;

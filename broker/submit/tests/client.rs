@@ -9,7 +9,7 @@ use pilot_submit::client::{
     WorkspaceFilter,
 };
 use protocol::codes::{ErrorCode, exit};
-use protocol::ids::{IdempotencyKey, WorkspaceId};
+use protocol::ids::{IdempotencyKey, SubmitKey, WorkspaceId};
 use protocol::workspace::WorkspaceState;
 use serde_json::{Value, json};
 use stub::{Reply, Stub};
@@ -229,4 +229,38 @@ fn a_token_is_never_shown() {
     assert!(!format!("{settings:?}").contains("claims"));
     assert!(!format!("{:?}", Client::new(&settings).unwrap()).contains("claims"));
     assert!(Token::new(" \n").is_err());
+}
+
+/// A broker lists slots by their keys, a page at a time.
+#[tokio::test]
+async fn a_slot_is_found_among_any_number() {
+    let slot: Value = serde_json::from_str(include_str!("fixtures/slot.json")).unwrap();
+    let stub = Stub::start(move |request, _| {
+        let after = request.target.split("after=").nth(1).unwrap_or_default();
+        let after = after.split('&').next().unwrap();
+        let keys = (1..=2000).map(|n| format!("wp-t-{n:06}"));
+        let page: Vec<String> = keys.filter(|key| key.as_str() > after).take(6).collect();
+        let items: Vec<Value> = (page.iter().take(5))
+            .map(|key| {
+                let mut slot = slot.clone();
+                slot["submit_key"] = json!(key);
+                slot
+            })
+            .collect();
+        let next = page.get(5).and(page.get(4));
+        Reply::Json(200, json!({ "items": items, "next": next }))
+    });
+    let client = client(&stub);
+    for (key, found) in [
+        ("wp-t-001999", true),
+        ("wp-t-000001", true),
+        ("wp-t-002001", false),
+        ("wp-t-0012345", false),
+    ] {
+        let key = SubmitKey::new(key).unwrap();
+        let slot = client.slot(&key).await.unwrap();
+        let want = found.then(|| key.clone());
+        assert_eq!(slot.map(|s| s.submit_key), want, "{key}");
+    }
+    assert!(stub.seen().len() <= 8, "{:?}", stub.seen());
 }

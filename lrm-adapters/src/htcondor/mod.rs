@@ -7,15 +7,15 @@ mod parse;
 mod render;
 pub mod testing;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use protocol::ids::{LrmJobId, SubmitKey};
-use protocol::lrm::{CancelAnswer, Observation, ObservedJob, PilotJob, SubmitAnswer};
+use protocol::lrm::{CancelAnswer, Observation, PilotJob, SubmitAnswer};
 use protocol::time::Span;
 
-use crate::command::{CommandError, Output, Runner};
+use crate::ask;
+use crate::command::Runner;
 use crate::contract::{Cancel, Capabilities, LocalResourceManager};
-use crate::job_script;
 
 /// Why there are no pilot jobs on several nodes.
 pub const ONE_NODE: &str = "HTCondor runs a job on several nodes only in its parallel universe, which needs a dedicated \
@@ -99,16 +99,10 @@ impl Htcondor {
         Self { settings, runner }
     }
 
-    async fn run(&self, args: &[String]) -> Result<Output, CommandError> {
-        self.runner.run(args).await
-    }
-
     /// The jobs that meet a ClassAd constraint, with what [`parse`] needs to know about each.
     async fn query(&self, constraint: &str) -> Observation {
-        match self.run(&render::query(&self.settings, constraint)).await {
-            Ok(output) => parse::listing(&output),
-            Err(e) => Observation::NoAnswer(e.to_string()),
-        }
+        let args = render::query(&self.settings, constraint);
+        self.runner.list(&args, parse::listing).await
     }
 
     /// Removes the job if it does what it should. The schedd looks and removes in one go.
@@ -117,7 +111,8 @@ impl Htcondor {
             // Not an id that HTCondor gives.
             return CancelAnswer::NoSuchJob;
         };
-        let output = match self.run(&render::remove(&self.settings, &which, how)).await {
+        let args = render::remove(&self.settings, &which, how);
+        let output = match self.runner.run(&args).await {
             Ok(output) if parse::is_removed(&output) => return CancelAnswer::Taken,
             Ok(output) => output,
             Err(e) => return CancelAnswer::NoAnswer(e.to_string()),
@@ -151,45 +146,24 @@ impl LocalResourceManager for Htcondor {
             Ok(description) => description,
             Err(e) => return SubmitAnswer::Refused(e.to_string()),
         };
-        let script = render::script(&self.settings, job);
-        let directory = job.directory.clone();
-        let written =
-            tokio::task::spawn_blocking(move || write(&directory, &script, &description)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => {
-                let directory = job.directory.display();
-                return SubmitAnswer::Refused(format!(
-                    "could not write the job into `{directory}`: {e}"
-                ));
-            }
-            Err(e) => return SubmitAnswer::Refused(format!("could not write the job: {e}")),
+        let files = [
+            (render::SCRIPT, render::script(&self.settings, job)),
+            (render::DESCRIPTION, description),
+        ];
+        let files = files.map(|(name, text)| (job.directory.join(name), text));
+        if let Err(why) = ask::write(files.into()).await {
+            return SubmitAnswer::Refused(why);
         }
-        match self.run(&render::submit(&self.settings, job)).await {
-            Ok(output) => parse::submit(&output),
-            Err(e) if e.did_nothing() => SubmitAnswer::Refused(e.to_string()),
-            Err(e) => SubmitAnswer::NoAnswer(e.to_string()),
-        }
+        let args = render::submit(&self.settings, job);
+        self.runner.submit(&args, parse::submit).await
     }
 
     async fn observe(&self) -> Observation {
-        match self.query(render::OURS).await {
-            Observation::Listing(mut jobs) => {
-                jobs.retain(|j: &ObservedJob| j.key.is_some());
-                Observation::Listing(jobs)
-            }
-            Observation::NoAnswer(why) => Observation::NoAnswer(why),
-        }
+        ask::ours(self.query(render::OURS).await)
     }
 
     async fn find_by_key(&self, key: &SubmitKey) -> Observation {
-        match self.query(&render::with_key(key)).await {
-            Observation::Listing(mut jobs) => {
-                jobs.retain(|j| j.key.as_ref() == Some(key));
-                Observation::Listing(jobs)
-            }
-            Observation::NoAnswer(why) => Observation::NoAnswer(why),
-        }
+        ask::with_key(self.query(&render::with_key(key)).await, key)
     }
 
     async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
@@ -201,7 +175,7 @@ impl LocalResourceManager for Htcondor {
     }
 
     async fn version(&self) -> Result<String, String> {
-        let said = self.run(&render::version(&self.settings)).await;
+        let said = self.runner.run(&render::version(&self.settings)).await;
         let output = said.map_err(|e| e.to_string())?;
         let told = output.version(|line| line.starts_with("$CondorVersion:"))?;
         Ok(told.replace('$', "").trim().to_owned())
@@ -220,9 +194,4 @@ impl LocalResourceManager for Htcondor {
             render::script(&self.settings, job)
         )
     }
-}
-
-fn write(directory: &Path, script: &str, description: &str) -> std::io::Result<()> {
-    job_script::write_script(&directory.join(render::SCRIPT), script)?;
-    job_script::write_script(&directory.join(render::DESCRIPTION), description)
 }

@@ -20,9 +20,9 @@ use protocol::lrm::{CancelAnswer, JobState, Observation, PilotJob, SubmitAnswer}
 use protocol::time::Span;
 use tokio::sync::OnceCell;
 
+use crate::ask;
 use crate::command::{CommandError, Output, Runner};
 use crate::contract::{Cancel, Capabilities, LocalResourceManager};
-use crate::job_script;
 use answers::{Listed, Look};
 pub use dialect::Dialect;
 
@@ -176,16 +176,6 @@ impl Pbs {
         Observation::NoAnswer("the server speaks of history although it was not asked".to_owned())
     }
 
-    async fn jobs_with(&self, wanted: impl Fn(Option<&SubmitKey>) -> bool) -> Observation {
-        match self.listing().await {
-            Observation::Listing(mut jobs) => {
-                jobs.retain(|job| wanted(job.key.as_ref()));
-                Observation::Listing(jobs)
-            }
-            Observation::NoAnswer(why) => Observation::NoAnswer(why),
-        }
-    }
-
     /// A look, and then the `qdel`: it hits whatever the job does by then, also where it was
     /// meant for one that waits. PBS has no command that does both.
     async fn end(&self, id: &LrmJobId, key: &SubmitKey, how: Cancel) -> CancelAnswer {
@@ -202,10 +192,10 @@ impl Pbs {
             Look::Ours(state) if how == Cancel::WhileWaiting && !waits(&state) => {
                 CancelAnswer::Started
             }
-            Look::Ours(_) => match self.run(&render::cancel(&self.settings, id)).await {
-                Ok(output) => answers::cancel(&output),
-                Err(e) => CancelAnswer::NoAnswer(e.to_string()),
-            },
+            Look::Ours(_) => {
+                let argv = render::cancel(&self.settings, id);
+                self.runner.cancel(&argv, answers::cancel).await
+            }
         }
     }
 
@@ -216,16 +206,7 @@ impl Pbs {
             (render::JOB, render::script(job)),
         ]
         .map(|(name, text)| (job.directory.join(name), text));
-        let written = tokio::task::spawn_blocking(move || {
-            for (path, text) in files {
-                job_script::write_script(&path, &text)
-                    .map_err(|e| format!("could not write {}: {e}", path.display()))?;
-            }
-            Ok(())
-        });
-        written
-            .await
-            .unwrap_or_else(|e| Err(format!("could not write the job: {e}")))
+        ask::write(files.into()).await
     }
 }
 
@@ -262,22 +243,17 @@ impl LocalResourceManager for Pbs {
         if let Err(why) = self.write(job).await {
             return SubmitAnswer::Refused(why);
         }
-        match self
-            .run(&render::submit(&self.settings, dialect, job))
-            .await
-        {
-            Ok(output) => answers::submit(&output, dialect),
-            Err(e) if e.did_nothing() => SubmitAnswer::Refused(e.to_string()),
-            Err(e) => SubmitAnswer::NoAnswer(e.to_string()),
-        }
+        let argv = render::submit(&self.settings, dialect, job);
+        let read = |output: &Output| answers::submit(output, dialect);
+        self.runner.submit(&argv, read).await
     }
 
     async fn observe(&self) -> Observation {
-        self.jobs_with(|key| key.is_some()).await
+        ask::ours(self.listing().await)
     }
 
     async fn find_by_key(&self, key: &SubmitKey) -> Observation {
-        self.jobs_with(|found| found == Some(key)).await
+        ask::with_key(self.listing().await, key)
     }
 
     async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {

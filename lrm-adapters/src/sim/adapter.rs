@@ -10,9 +10,9 @@ use protocol::ids::{LrmJobId, SubmitKey};
 use protocol::lrm::{CancelAnswer, Observation, PilotJob, SubmitAnswer};
 use protocol::time::Span;
 
-use crate::command::{CommandError, Output, Runner};
+use crate::ask;
+use crate::command::Runner;
 use crate::contract::{Capabilities, LocalResourceManager};
-use crate::job_script;
 use crate::sim::profiles::Launch;
 
 /// How to reach a simulated LRM.
@@ -67,17 +67,14 @@ impl SimLrm {
         Self { settings, runner }
     }
 
-    async fn run(&self, args: &[String]) -> Result<Output, CommandError> {
-        self.runner
-            .run(&render::command(&self.settings, args))
-            .await
+    async fn listing(&self, args: &[String]) -> Observation {
+        let args = render::command(&self.settings, args);
+        self.runner.list(&args, parse::listing).await
     }
 
-    async fn listing(&self, args: &[String]) -> Observation {
-        match self.run(args).await {
-            Ok(output) => parse::listing(&output),
-            Err(e) => Observation::NoAnswer(e.to_string()),
-        }
+    async fn end(&self, args: &[String]) -> CancelAnswer {
+        let args = render::command(&self.settings, args);
+        self.runner.cancel(&args, parse::cancel).await
     }
 }
 
@@ -95,71 +92,37 @@ impl LocalResourceManager for SimLrm {
     }
 
     async fn submit(&self, job: &PilotJob) -> SubmitAnswer {
-        let script = job.directory.join("job.sh");
-        let text = render::script(&self.settings, job);
-        let written = tokio::task::spawn_blocking({
-            let script = script.clone();
-            move || job_script::write_script(&script, &text)
-        })
-        .await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => {
-                let script = script.display();
-                return SubmitAnswer::Refused(format!("could not write {script}: {e}"));
-            }
-            Err(e) => return SubmitAnswer::Refused(format!("could not write the job: {e}")),
+        let script = job.directory.join(render::JOB);
+        let files = vec![(script, render::script(&self.settings, job))];
+        if let Err(why) = ask::write(files).await {
+            return SubmitAnswer::Refused(why);
         }
-        match self.run(&render::submit_args(&self.settings, job)).await {
-            Ok(output) => parse::submit(&output),
-            Err(e) if e.did_nothing() => SubmitAnswer::Refused(e.to_string()),
-            Err(e) => SubmitAnswer::NoAnswer(e.to_string()),
-        }
+        let args = render::command(&self.settings, &render::submit_args(&self.settings, job));
+        self.runner.submit(&args, parse::submit).await
     }
 
     async fn observe(&self) -> Observation {
-        let listing = self
-            .listing(&["queue", "--all", "--json"].map(str::to_owned))
-            .await;
-        match listing {
-            // Jobs without a key of ours are the site's.
-            Observation::Listing(mut jobs) => {
-                jobs.retain(|j| j.key.is_some());
-                Observation::Listing(jobs)
-            }
-            Observation::NoAnswer(why) => Observation::NoAnswer(why),
-        }
+        let args = ["queue", "--all", "--json"].map(str::to_owned);
+        ask::ours(self.listing(&args).await)
     }
 
     async fn find_by_key(&self, key: &SubmitKey) -> Observation {
         let args = ["queue", "--all", "--json", "--key", key.as_str()].map(str::to_owned);
-        match self.listing(&args).await {
-            Observation::Listing(mut jobs) => {
-                jobs.retain(|j| j.key.as_ref() == Some(key));
-                Observation::Listing(jobs)
-            }
-            Observation::NoAnswer(why) => Observation::NoAnswer(why),
-        }
+        ask::with_key(self.listing(&args).await, key)
     }
 
     async fn cancel(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
         let args = ["cancel", "--key", key.as_str(), id.as_str()].map(str::to_owned);
-        match self.run(&args).await {
-            Ok(output) => parse::cancel(&output),
-            Err(e) => CancelAnswer::NoAnswer(e.to_string()),
-        }
+        self.end(&args).await
     }
 
     async fn withdraw(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
         let args = ["cancel", "--if-queued", "--key", key.as_str(), id.as_str()].map(str::to_owned);
-        match self.run(&args).await {
-            Ok(output) => parse::cancel(&output),
-            Err(e) => CancelAnswer::NoAnswer(e.to_string()),
-        }
+        self.end(&args).await
     }
 
     async fn version(&self) -> Result<String, String> {
-        let said = self.run(&["--version".to_owned()]).await;
+        let said = self.runner.run(&["--version".to_owned()]).await;
         let output = said.map_err(|e| e.to_string())?;
         output.version(|line| line.starts_with("sim-lrm "))
     }
@@ -169,7 +132,7 @@ impl LocalResourceManager for SimLrm {
         format!(
             "# command\n{}\n\n# {}\n{}",
             shell_words::join(self.runner.argv(&args)),
-            job.directory.join("job.sh").display(),
+            job.directory.join(render::JOB).display(),
             render::script(&self.settings, job)
         )
     }

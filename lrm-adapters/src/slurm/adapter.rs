@@ -5,7 +5,8 @@ use protocol::lrm::{CancelAnswer, JobState, Observation, ObservedJob, PilotJob, 
 use protocol::time::Span;
 
 use super::{Launch, SlurmSettings, parse, render};
-use crate::command::{CommandError, Output, Runner};
+use crate::ask;
+use crate::command::{Output, Runner};
 use crate::contract::{Cancel, Capabilities, LocalResourceManager};
 use crate::job_script;
 
@@ -24,35 +25,20 @@ impl Slurm {
         Self { settings, runner }
     }
 
-    async fn run(&self, args: &[String]) -> Result<Output, CommandError> {
-        self.runner.run(args).await
-    }
-
     async fn listing(&self, args: &[String], cluster: Option<&str>) -> Observation {
-        match self.run(args).await {
-            Ok(output) => parse::listing(&output, cluster),
-            Err(e) => Observation::NoAnswer(e.to_string()),
-        }
+        let read = |output: &Output| parse::listing(output, cluster);
+        self.runner.list(args, read).await
     }
 
     /// The jobs that carry this key on one cluster.
     async fn carrying(&self, key: &SubmitKey, cluster: Option<&str>) -> Observation {
         let args = render::find(&self.settings, cluster, key);
-        match self.listing(&args, cluster).await {
-            Observation::Listing(mut jobs) => {
-                jobs.retain(|j| j.key.as_ref() == Some(key));
-                Observation::Listing(jobs)
-            }
-            Observation::NoAnswer(why) => Observation::NoAnswer(why),
-        }
+        ask::with_key(self.listing(&args, cluster).await, key)
     }
 
     async fn sbatch(&self, job: &PilotJob) -> SubmitAnswer {
-        match self.run(&render::submit(&self.settings, job)).await {
-            Ok(output) => parse::submit(&output),
-            Err(e) if e.did_nothing() => SubmitAnswer::Refused(e.to_string()),
-            Err(e) => SubmitAnswer::NoAnswer(e.to_string()),
-        }
+        let args = render::submit(&self.settings, job);
+        self.runner.submit(&args, parse::submit).await
     }
 
     /// `scancel` takes an id that it does not know, and an id that was given to another job
@@ -77,21 +63,7 @@ impl Slurm {
             },
         }
         let args = render::cancel(&self.settings, cluster, number, how);
-        match self.run(&args).await {
-            Ok(output) => parse::cancel(&output),
-            Err(e) => CancelAnswer::NoAnswer(e.to_string()),
-        }
-    }
-
-    async fn write(&self, job: &PilotJob) -> Result<(), String> {
-        for (path, text) in render::files(&self.settings, job) {
-            let name = path.display().to_string();
-            tokio::task::spawn_blocking(move || job_script::write_script(&path, &text))
-                .await
-                .map_err(|e| format!("could not write `{name}`: {e}"))?
-                .map_err(|e| format!("could not write `{name}`: {e}"))?;
-        }
-        Ok(())
+        self.runner.cancel(&args, parse::cancel).await
     }
 }
 
@@ -110,7 +82,7 @@ impl LocalResourceManager for Slurm {
     }
 
     async fn submit(&self, job: &PilotJob) -> SubmitAnswer {
-        if let Err(why) = self.write(job).await {
+        if let Err(why) = ask::write(render::files(&self.settings, job)).await {
             return SubmitAnswer::Refused(why);
         }
         let answer = self.sbatch(job).await;
@@ -138,14 +110,7 @@ impl LocalResourceManager for Slurm {
     async fn observe(&self) -> Observation {
         let cluster = self.settings.cluster.as_deref();
         let args = render::list(&self.settings, cluster);
-        match self.listing(&args, cluster).await {
-            // Names that cannot be a key of ours belong to the account's other jobs.
-            Observation::Listing(mut jobs) => {
-                jobs.retain(|j| j.key.is_some());
-                Observation::Listing(jobs)
-            }
-            Observation::NoAnswer(why) => Observation::NoAnswer(why),
-        }
+        ask::ours(self.listing(&args, cluster).await)
     }
 
     async fn find_by_key(&self, key: &SubmitKey) -> Observation {
@@ -161,7 +126,7 @@ impl LocalResourceManager for Slurm {
     }
 
     async fn version(&self) -> Result<String, String> {
-        let said = self.run(&render::version(&self.settings)).await;
+        let said = self.runner.run(&render::version(&self.settings)).await;
         let output = said.map_err(|e| e.to_string())?;
         output.version(|line| line.to_ascii_lowercase().starts_with("slurm"))
     }

@@ -4,9 +4,10 @@
 //! now .. accept .. begin(g1) .. begin(g2) .. [vacate] .. last_kill .. clean_up_at .. kill_at
 //! ```
 //! Suspends are written one after the other: those that must not be killed before those that may
-//! be, the cheapest first, so that most guests are saved when the time is short; each begins as late as its place in the line allows. Guests that are
-//! not to be suspended are told to shut down `shutdown_grace` before the end. Planned evictions
-//! aim at the slot's end and keep the notice as a reserve; `last_kill` uses the notice too.
+//! be, the cheapest first, so that most guests are saved when the time is short; each begins as
+//! late as its place in the line allows. Guests that are not to be suspended are told to shut down
+//! `shutdown_grace` before the end. Planned evictions aim at the slot's end and keep the notice as
+//! a reserve; `last_kill` uses the notice too.
 
 use std::collections::BTreeMap;
 

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::errors::StageError;
 use super::offload::offload;
+use crate::broker_client::chain;
 
 /// The server must say something within this.
 const STALL: Duration = Duration::from_secs(30);
@@ -99,14 +100,4 @@ fn write(
         }
     }
     None
-}
-
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut next = e.source();
-    while let Some(e) = next {
-        text = format!("{text}: {e}");
-        next = e.source();
-    }
-    text
 }

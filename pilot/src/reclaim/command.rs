@@ -16,6 +16,7 @@ use protocol::time::Span;
 use serde::{Deserialize, Serialize};
 
 use super::{Effort, Report, Swept, reclaim, sweep};
+use crate::broker_client::chain;
 use crate::journal::NODE_ENTRIES_PREFIX;
 
 /// Arguments of `pilot reclaim`.
@@ -197,16 +198,4 @@ fn run_as(account: Account, args: &ReclaimArgs, option: &str, path: &Path) -> Ou
         )],
         ..Outcome::default()
     })
-}
-
-/// An error with all its sources, as one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

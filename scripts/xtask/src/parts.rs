@@ -16,8 +16,41 @@ pub struct Part {
     pub name: &'static str,
     /// What it does, for `--list`.
     pub what: &'static str,
+    /// How it is done.
+    work: Work,
+}
+
+/// How a part is done.
+#[derive(Clone, Copy)]
+enum Work {
+    /// By a function.
+    Own(fn(&Workshop, &mut Log) -> Result<Tally>),
+    /// By the tests of a kind.
+    Tests(Kind),
+}
+
+impl Part {
+    const fn own(
+        name: &'static str,
+        what: &'static str,
+        run: fn(&Workshop, &mut Log) -> Result<Tally>,
+    ) -> Self {
+        let work = Work::Own(run);
+        Self { name, what, work }
+    }
+
+    const fn tests(name: &'static str, what: &'static str, kind: Kind) -> Self {
+        let work = Work::Tests(kind);
+        Self { name, what, work }
+    }
+
     /// Does it. An error counts as one failure.
-    pub run: fn(&Workshop, &mut Log) -> Result<Tally>,
+    pub fn run(&self, workshop: &Workshop, log: &mut Log) -> Result<Tally> {
+        match self.work {
+            Work::Own(run) => run(workshop, log),
+            Work::Tests(kind) => nextest::run(workshop, log, kind),
+        }
+    }
 }
 
 /// How many checks or tests passed and failed.
@@ -47,86 +80,74 @@ impl Tally {
 
 /// All parts, in the order in which a full run takes them: what fails fast comes first.
 pub const PARTS: &[Part] = &[
-    Part {
-        name: "fmt",
-        what: "formatting (rustfmt)",
-        run: fmt,
-    },
-    Part {
-        name: "shell",
-        what: "shell scripts (shellcheck)",
-        run: shell::run,
-    },
-    Part {
-        name: "graph",
-        what: "crate arrows, pure cores, folders, manifests, file sizes",
-        run: graph::run,
-    },
-    Part {
-        name: "licences",
-        what: "licences, bans and sources of all dependencies (deny.toml)",
-        run: licences::run,
-    },
-    Part {
-        name: "clippy",
-        what: "lints, warnings are errors",
-        run: clippy,
-    },
-    Part {
-        name: "unit",
-        what: "unit, property and model tests of all crates",
-        run: |w, log| nextest::run(w, log, Kind::Unit),
-    },
-    Part {
-        name: "docs",
-        what: "links in the documents; documents made from code are in step with it",
-        run: docs::run,
-    },
-    Part {
-        name: "api",
-        what: "the broker's HTTP API on the real router and a fresh database",
-        run: |w, log| nextest::run(w, log, Kind::Api),
-    },
-    Part {
-        name: "adapters-sim",
-        what: "the adapters' contract on the simulated LRM, with every signal profile",
-        run: |w, log| nextest::run(w, log, Kind::AdaptersSim),
-    },
-    Part {
-        name: "pbs-fakes",
-        what: "the contract and a scenario on played PBS; the other adapters on played commands",
-        run: |w, log| nextest::run(w, log, Kind::PbsFakes),
-    },
-    Part {
-        name: "slurm",
-        what: "the contract and scenarios, with and without guests, on a real Slurm",
-        run: |w, log| nextest::run(w, log, Kind::Slurm),
-    },
-    Part {
-        name: "htcondor",
-        what: "the contract and scenarios, with and without guests, on a real HTCondor",
-        run: |w, log| nextest::run(w, log, Kind::Htcondor),
-    },
-    Part {
-        name: "simulation",
-        what: "the whole system on a virtual clock, seeded faults",
-        run: |w, log| nextest::run(w, log, Kind::Simulation),
-    },
-    Part {
-        name: "guest",
-        what: "real guests in QEMU: the guest itself, the driver, suspend and resume",
-        run: guest::run,
-    },
-    Part {
-        name: "e2e",
-        what: "real broker, simulated LRM, real pilots, SIGKILL at any moment",
-        run: |w, log| nextest::run(w, log, Kind::EndToEnd),
-    },
-    Part {
-        name: "static",
-        what: "the pilot as one static file, within its limits",
-        run: static_pilot,
-    },
+    Part::own("fmt", "formatting (rustfmt)", fmt),
+    Part::own("shell", "shell scripts (shellcheck)", shell::run),
+    Part::own(
+        "graph",
+        "crate arrows, pure cores, folders, manifests, file sizes",
+        graph::run,
+    ),
+    Part::own(
+        "licences",
+        "licences, bans and sources of all dependencies (deny.toml)",
+        licences::run,
+    ),
+    Part::own("clippy", "lints, warnings are errors", clippy),
+    Part::tests(
+        "unit",
+        "unit, property and model tests of all crates",
+        Kind::Unit,
+    ),
+    Part::own(
+        "docs",
+        "links in the documents; documents made from code are in step with it",
+        docs::run,
+    ),
+    Part::tests(
+        "api",
+        "the broker's HTTP API on the real router and a fresh database",
+        Kind::Api,
+    ),
+    Part::tests(
+        "adapters-sim",
+        "the adapters' contract on the simulated LRM, with every signal profile",
+        Kind::AdaptersSim,
+    ),
+    Part::tests(
+        "pbs-fakes",
+        "the contract and a scenario on played PBS; the other adapters on played commands",
+        Kind::PbsFakes,
+    ),
+    Part::tests(
+        "slurm",
+        "the contract and scenarios, with and without guests, on a real Slurm",
+        Kind::Slurm,
+    ),
+    Part::tests(
+        "htcondor",
+        "the contract and scenarios, with and without guests, on a real HTCondor",
+        Kind::Htcondor,
+    ),
+    Part::tests(
+        "simulation",
+        "the whole system on a virtual clock, seeded faults",
+        Kind::Simulation,
+    ),
+    Part::own(
+        "guest",
+        "real guests in QEMU: the guest itself, the driver, suspend and resume",
+        guest::run,
+    ),
+    Part::tests(
+        "e2e",
+        "real broker, simulated LRM, real pilots, SIGKILL at any moment",
+        Kind::EndToEnd,
+    ),
+    Part::own(
+        "static",
+        "the pilot as one static file, within its limits",
+        static_pilot,
+    ),
 ];
 
 /// One part by its name.

@@ -65,7 +65,7 @@ fn run_one(workshop: &Workshop, part: &Part) -> Result<Outcome> {
             .join("test-logs")
             .join(format!("{}.log", part.name)),
     )?;
-    let tally = (part.run)(workshop, &mut log).unwrap_or_else(|error| {
+    let tally = part.run(workshop, &mut log).unwrap_or_else(|error| {
         log.line(&format!("error: {error:#}"));
         Tally {
             passed: 0,

@@ -113,8 +113,8 @@ fn a_state_of_a_forgotten_workspace_is_deleted() {
     let mut w = one_site();
     let (id, p) = running(&mut w, hour());
     w.pass_ticking(TTL + MARGIN);
-    let (i, by) = (id.clone(), admin());
-    w.step(Event::Cancel { id: i, by });
+    let by = admin();
+    w.step(Event::Cancel { id, by });
     let far = w.now + Span::from_mins(60 * 24 * 365);
     assert_eq!(forget(&mut w, far, 10), 1);
     let reply = sync_now(&mut w, p);
@@ -130,9 +130,9 @@ fn a_key_is_free_again_when_its_workspace_is_forgotten() {
     let mut w = one_site();
     let key = IdempotencyKey::new("k").unwrap();
     let first = submit_with(&mut w, 901, &key);
-    let (id, by) = (first.clone(), admin());
-    w.step(Event::Cancel { id, by });
-    assert_eq!(submit_with(&mut w, 902, &key), first, "it is known still");
+    let by = admin();
+    assert_eq!(submit_with(&mut w, 902, &key), first, "it is known");
+    w.step(Event::Cancel { id: first, by });
     let later = w.now + Span::from_millis(1);
     assert_eq!(forget(&mut w, later, 10), 1);
     assert!(w.store.idempotency.is_empty());

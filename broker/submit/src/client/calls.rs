@@ -6,7 +6,7 @@ use protocol::api::{
     CONSOLE_NEXT_OFFSET, EventView, Explanation, HandPilot, HandPilotRequest, IDEMPOTENCY_KEY,
     Page, PilotView, SiteView, SlotView, WorkspaceView,
 };
-use protocol::ids::{EventSeq, IdempotencyKey, SiteName, WorkspaceId};
+use protocol::ids::{EventSeq, IdempotencyKey, SiteName, SubmitKey, WorkspaceId};
 use protocol::workspace::{WorkspaceSpec, WorkspaceState};
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -309,6 +309,35 @@ impl Client {
         call.query = page.query();
         call.query.extend(site.map(|s| ("site", s.to_string())));
         self.transport.json(&call).await
+    }
+
+    /// The slot of a pilot job, if it has one.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn slot(&self, key: &SubmitKey) -> Result<Option<SlotView>, ClientError> {
+        // Lists go by key: those after all but the last character of this one begin with its
+        // nearest neighbours, however many slots there have ever been.
+        let mut before = key.as_str().to_owned();
+        before.pop();
+        let mut page = PageRequest {
+            limit: None,
+            after: (!before.is_empty()).then_some(before),
+        };
+        loop {
+            let part = self.slots(None, &page).await?;
+            let passed = part.items.iter().any(|s| s.submit_key > *key);
+            if let Some(found) = part.items.into_iter().find(|s| s.submit_key == *key) {
+                return Ok(Some(found));
+            }
+            match part.next {
+                // A broker that gives the same place again would keep us for ever.
+                Some(next) if !passed && page.after.as_ref() != Some(&next) => {
+                    page.after = Some(next);
+                }
+                _ => return Ok(None),
+            }
+        }
     }
 
     /// Whether the broker is there and well.

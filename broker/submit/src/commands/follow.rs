@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::patience::Patience;
 use crate::cli::One;
-use crate::client::{Client, ClientError, PageRequest};
+use crate::client::{Client, ClientError};
 use crate::clock;
 use crate::failure::{DETACHED, Failure};
 use crate::output::{Detail, Output, Tone, describe, words};
@@ -223,7 +223,7 @@ impl StatusLine {
             tokio::time::sleep(pause).await;
             let view = client.workspace(&id).await.ok()?;
             let slot = match &view.slot {
-                Some(key) => find_slot(client, key).await,
+                Some(key) => client.slot(key).await.ok().flatten(),
                 None => None,
             };
             Some((view, slot))
@@ -285,16 +285,6 @@ impl Drop for StatusLine {
     fn drop(&mut self) {
         self.clear();
     }
-}
-
-/// The slot of a pilot job, among the newest that the broker lists.
-async fn find_slot(client: &Client, key: &SubmitKey) -> Option<SlotView> {
-    let page = PageRequest {
-        limit: Some(200),
-        after: None,
-    };
-    let page = client.slots(None, &page).await.ok()?;
-    page.items.into_iter().find(|s| &s.submit_key == key)
 }
 
 #[cfg(test)]

@@ -6,6 +6,9 @@ use super::SimLrmSettings;
 use crate::job_script::{self, OnNode, ProbeWord};
 use crate::sim::profiles::Launch;
 
+/// The job's script, in the job's directory.
+pub(super) const JOB: &str = "job.sh";
+
 /// A whole `sim-lrm` command line.
 pub(super) fn command(settings: &SimLrmSettings, args: &[String]) -> Vec<String> {
     let mut argv = vec![
@@ -56,7 +59,7 @@ pub(super) fn submit_args(settings: &SimLrmSettings, job: &PilotJob) -> Vec<Stri
     }
     args.insert(0, "submit".to_owned());
     args.push("--".to_owned());
-    args.push(job.directory.join("job.sh").display().to_string());
+    args.push(job.directory.join(JOB).display().to_string());
     args
 }
 
