@@ -243,6 +243,10 @@ impl LocalResourceManager for Watched {
         answer
     }
 
+    async fn version(&self) -> Result<String, String> {
+        self.inner.version().await
+    }
+
     fn submit_preview(&self, job: &PilotJob) -> String {
         self.inner.submit_preview(job)
     }
