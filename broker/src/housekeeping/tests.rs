@@ -37,6 +37,7 @@ fn site() -> SiteConfig {
         max_running: 10,
         idle_limit: None,
         enabled: true,
+        nodes: 1,
     }
 }
 
