@@ -133,6 +133,19 @@ pub struct Output {
 }
 
 impl Output {
+    /// The first line that says which version it is.
+    ///
+    /// # Errors
+    /// There is none; with what was said.
+    pub(crate) fn version(&self, is_version: impl Fn(&str) -> bool) -> Result<String, String> {
+        let mut lines = self.stdout.lines().chain(self.stderr.lines());
+        let found = lines.find(|line| is_version(line.trim()));
+        found.map(|line| line.trim().to_owned()).ok_or_else(|| {
+            let said = self.complaint();
+            format!("no version could be read in what the command said ({said})")
+        })
+    }
+
     /// Exit code and complaint in one line, for people.
     pub fn complaint(&self) -> String {
         let said = if self.stderr.trim().is_empty() {

@@ -72,6 +72,13 @@ pub trait LocalResourceManager {
     fn withdraw(&self, id: &LrmJobId, key: &SubmitKey)
     -> impl Future<Output = CancelAnswer> + Send;
 
+    /// The LRM's own words on which version it is, on one line. Asks the commands, which need no
+    /// server for it.
+    ///
+    /// # Errors
+    /// Why they did not tell.
+    fn version(&self) -> impl Future<Output = Result<String, String>> + Send;
+
     /// The exact job and command that [`submit`](Self::submit) would send, for people to read.
     fn submit_preview(&self, job: &PilotJob) -> String;
 }
@@ -141,6 +148,15 @@ impl LocalResourceManager for Lrm {
             Self::Htcondor(condor) => condor.withdraw(id, key).await,
             Self::Slurm(slurm) => slurm.withdraw(id, key).await,
             Self::Pbs(pbs) => pbs.withdraw(id, key).await,
+        }
+    }
+
+    async fn version(&self) -> Result<String, String> {
+        match self {
+            Self::Sim(sim) => sim.version().await,
+            Self::Htcondor(condor) => condor.version().await,
+            Self::Slurm(slurm) => slurm.version().await,
+            Self::Pbs(pbs) => pbs.version().await,
         }
     }
 

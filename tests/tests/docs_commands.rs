@@ -12,6 +12,7 @@ fn programs() -> Vec<Command> {
     vec![
         pilot::cli::Cli::command(),
         broker::cli::Cli::command(),
+        broker::qualify::cli::Cli::command(),
         lrm_adapters::sim::cli::Cli::command(),
         pilot_submit::cli::Cli::command(),
     ]

@@ -124,6 +124,7 @@ async fn healthy(profile: &'static str, survivor: Level) -> Result<()> {
     assert_ne!(report.level, Level::Problem, "{report:#?}");
     for (check, level) in [
         ("lrm", Level::Ok),
+        ("lrm.version", Level::Ok),
         ("submit", Level::Ok),
         ("start", Level::Ok),
         ("job.account", Level::Ok),

@@ -156,15 +156,7 @@ async fn a_pilot_that_is_killed_takes_only_its_own_slot() -> Result<()> {
         it.reaches(id, WorkspaceState::Running).await?;
     }
     let slot = it.show(&dies).await?.slot.context("it has a slot")?;
-    let file = format!("/{slot}.r");
-    let victims: Vec<_> = (it.pilots().into_iter())
-        .filter(|pid| {
-            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.contains(&file)
-        })
-        .collect();
-    ensure!(victims.len() == 1, "{slot}: {victims:?}");
-    kill(victims[0], Signal::SIGKILL)?;
+    kill(it.pilot_in(&slot)?, Signal::SIGKILL)?;
     let view = it.reaches(&dies, WorkspaceState::Done).await?;
     ensure!(view.restarts == 1, "{}", it.story(&dies).await?);
     let view = it.reaches(&stays, WorkspaceState::Done).await?;

@@ -1,11 +1,12 @@
 //! The real programs on a real Slurm, without guests.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use e2e::harness::slurm::{Again, SlurmSite};
 use e2e::harness::wait::{PATIENCE, until};
 use e2e::harness::{Guests, Installation, Setup};
 use e2e::peers::audit::pilots;
 use e2e::requests;
+use nix::sys::signal::{Signal, kill};
 use pilot_submit::client::{PageRequest, WorkspaceAction};
 use protocol::api::PilotState;
 use protocol::time::Span;
@@ -171,6 +172,42 @@ async fn a_job_on_two_nodes_has_a_pilot_on_each_and_ends_on_both() -> Result<()>
         assert!(story.contains("the batch system sent SIGTERM"), "{story}");
         it.life_is_sound(id).await?;
     }
+    it.is_clean().await?;
+    every_pilot_job_is_over_and_was_submitted_once(&slurm).await
+}
+
+/// Slurm ends no task of a step for another one's bad end, as the pilot job asks it to.
+#[tokio::test]
+async fn a_pilot_that_is_killed_takes_no_other_node_of_its_job_along() -> Result<()> {
+    let options = ["--nodes", "4", "--kill-wait", "9"];
+    let Some(slurm) = SlurmSite::start(&options)? else {
+        return Ok(());
+    };
+    let it = Installation::start(&Setup {
+        walltime: "3m",
+        job_nodes: 2,
+        max_running: 2,
+        batch: Some(slurm.lrm()),
+        ..Setup::new(Guests::Null)
+    })
+    .await?;
+    let mut ids = Vec::new();
+    for (name, seconds) in [("stays", 40), ("dies", 10)] {
+        let mut spec = requests::null(name, Span::from_secs(seconds));
+        spec.resources.cores = 2;
+        spec.policy.may_be_killed = true;
+        ids.push(it.queue(&spec, name).await?);
+    }
+    for id in &ids {
+        it.reaches(id, WorkspaceState::Running).await?;
+    }
+    let slot = it.show(&ids[1]).await?.slot.context("it has a slot")?;
+    kill(it.pilot_in(&slot)?, Signal::SIGKILL)?;
+    let view = it.reaches(&ids[1], WorkspaceState::Done).await?;
+    assert_eq!(view.restarts, 1, "{}", it.story(&ids[1]).await?);
+    let view = it.reaches(&ids[0], WorkspaceState::Done).await?;
+    let story = it.story(&ids[0]).await?;
+    assert_eq!((view.generation.0, view.suspends), (1, 0), "{story}");
     it.is_clean().await?;
     every_pilot_job_is_over_and_was_submitted_once(&slurm).await
 }

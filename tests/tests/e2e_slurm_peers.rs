@@ -97,9 +97,9 @@ async fn a_job_that_may_not_does_not_start_again() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_guest_that_cannot_be_suspended_in_time_is_killed_in_time() -> Result<()> {
+async fn a_guest_without_any_notice_is_killed_and_begins_again() -> Result<()> {
     match slurm()? {
-        Some(peer) => cancel::with_no_time_to_suspend(&peer).await,
+        Some(peer) => cancel::with_no_time_at_all(&peer).await,
         None => Ok(()),
     }
 }

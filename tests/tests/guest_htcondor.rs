@@ -78,3 +78,17 @@ async fn a_guest_whose_node_lost_its_power_begins_again() -> Result<()> {
         None => Ok(()),
     }
 }
+
+#[tokio::test]
+async fn a_guest_that_is_too_large_for_the_notice_is_killed_within_it() -> Result<()> {
+    let Some(guest) = guest_dir()? else {
+        return Ok(());
+    };
+    match Peer::htcondor(Some(&guest))? {
+        Some(peer) => {
+            let guest = peer.guest(guest);
+            peers::guest::a_guest_too_large_for_the_notice_is_killed_within_it(&peer, &guest).await
+        }
+        None => Ok(()),
+    }
+}

@@ -7,10 +7,13 @@
 use protocol::codes::exit;
 use protocol::ids::{SiteName, SubmitKey};
 use protocol::lrm::{JobEnd, JobState};
+use protocol::messages::SyncRequest;
 use protocol::time::{Span, Timestamp};
 
 use crate::config::{ProvisionPolicy, SiteConfig};
-use crate::records::{CancelProgress, CourtesyLedger, Refusal, Refused, SiteRecord, Terms};
+use crate::records::{
+    CancelProgress, CourtesyLedger, Refusal, Refused, SiteRecord, SuspendRate, Terms,
+};
 use crate::state::Broker;
 
 /// The most steps by which limits are halved.
@@ -246,16 +249,51 @@ impl Broker {
         });
     }
 
+    /// A pilot has suspended something since it told last: the site's rate.
+    pub(crate) fn learn_rate(&mut self, now: Timestamp, key: &SubmitKey, request: &SyncRequest) {
+        let Some(rate) = request.suspend_rate.filter(|r| r.mean >= 1.0) else {
+            return;
+        };
+        let Some((p, slot)) =
+            (self.tables.pilots.get(key)).and_then(|p| Some((p, p.slot.as_ref()?)))
+        else {
+            return;
+        };
+        if slot.suspend_rate.is_some_and(|old| old.count >= rate.count) {
+            return;
+        }
+        let (site, node) = (p.site.clone(), slot.facts.node.clone());
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "`as` saturates, which is what is wanted here"
+        )]
+        let mean = rate.mean as u64;
+        self.tables.edit_site(&site, |s| {
+            s.suspend_rate = Some(SuspendRate {
+                mean,
+                count: rate.count,
+                node,
+                at: now,
+            });
+        });
+    }
+
     /// Forgets refusals that are old. What a site was told by its pilots is asked again.
     pub(crate) fn forget_refusals(&mut self, now: Timestamp) {
         let after = self.config().provision.refused_for;
         let old: Vec<_> = (self.tables.sites.values())
-            .filter(|s| s.refusals.iter().any(|r| r.at + after <= now))
+            .filter(|s| {
+                let rate = s.suspend_rate.iter().map(|r| r.at);
+                (s.refusals.iter().map(|r| r.at).chain(rate)).any(|at| at + after <= now)
+            })
             .map(|s| s.name.clone())
             .collect();
         for name in old {
-            self.tables
-                .edit_site(&name, |s| s.refusals.retain(|r| r.at + after > now));
+            self.tables.edit_site(&name, |s| {
+                s.refusals.retain(|r| r.at + after > now);
+                s.suspend_rate.take_if(|r| r.at + after <= now);
+            });
         }
     }
 }

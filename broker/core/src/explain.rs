@@ -8,7 +8,7 @@ use protocol::workspace::{OnEviction, WorkspaceState};
 
 use crate::config::SiteConfig;
 use crate::event::Caller;
-use crate::fit::Misfit;
+use crate::fit::{Ground, Misfit};
 use crate::held_back::HeldBack;
 use crate::queue::{ClassKey, need};
 use crate::records::{Hold, LeaseRecord, Refused, SiteRecord, WorkspaceRecord};
@@ -50,6 +50,14 @@ impl Broker {
                     count(trouble.failures, "failure")
                 ));
             }
+        }
+        if let Some(rate) = &known.suspend_rate {
+            sentences.push(format!(
+                "a pilot on node {} measured {} in suspends, told at {}",
+                rate.node,
+                words::per_second(rate.mean),
+                hour(rate.at, now)
+            ));
         }
         if let Some(wait) = known.queue_time {
             let wait = length(wait);
@@ -206,9 +214,10 @@ impl Broker {
                 length(ground.usable)
             ),
             Misfit::Notice => format!(
-                "the notice of {} is too short to suspend {memory}, which needs {}; ask the site for a longer notice, or let the request be killed (`may_be_killed`)",
+                "the notice of {} is too short to suspend {memory}, which needs {}{}; ask the site for a longer notice, or let the request be killed (`may_be_killed`)",
                 site.notice,
-                length(notice::least(site.margin, need.memory_mib))
+                length(notice::least(site.margin, need.memory_mib, ground.rate)),
+                self.at_what_rate(now, &ground)
             ),
             Misfit::DeclinedForNotice => {
                 format!(
@@ -216,6 +225,21 @@ impl Broker {
                     again(|r| matches!(r, Refused::Notice { .. }))
                 )
             }
+        }
+    }
+
+    /// Where a rate of suspends comes from that is lower than what is supposed without one.
+    fn at_what_rate(&self, now: Timestamp, ground: &Ground<'_>) -> String {
+        let known = self.tables.sites.get(&ground.site.name);
+        match known.and_then(|s| s.suspend_rate.as_ref()) {
+            Some(rate) if ground.rate < notice::ASSUMED_RATE => format!(
+                " at the {} that were measured there (node {}, {}); that is forgotten at {}",
+                words::per_second(rate.mean),
+                rate.node,
+                hour(rate.at, now),
+                hour(rate.at + self.config().provision.refused_for, now)
+            ),
+            Some(_) | None => String::new(),
         }
     }
 

@@ -22,6 +22,9 @@ pub(crate) struct Ground<'a> {
     pub(crate) worth: Span,
     /// What a slot really has, as far as it is known to be less than what is asked for.
     pub(crate) room: Resources,
+    /// The rate of suspends to count with, bytes a second: that which was measured there last, but
+    /// no better than a pilot that has measured nothing supposes.
+    pub(crate) rate: f64,
     /// Guests with this much memory that must not be killed were declined for the notice.
     declined_mib: Option<u64>,
 }
@@ -75,13 +78,18 @@ impl Ground<'_> {
             Some(Misfit::GivenRoom)
         } else if least > self.usable {
             Some(Misfit::Time)
-        } else if class.owed && !notice::is_enough(site.notice, site.margin, need.memory_mib) {
+        } else if class.owed && !self.holds_suspend(need.memory_mib) {
             Some(Misfit::Notice)
         } else if class.owed && self.declined_mib.is_some_and(|m| need.memory_mib >= m) {
             Some(Misfit::DeclinedForNotice)
         } else {
             None
         }
+    }
+
+    /// True when the site's notice is long enough to suspend a guest of this memory.
+    fn holds_suspend(&self, memory_mib: u64) -> bool {
+        notice::is_enough(self.site.notice, self.site.margin, memory_mib, self.rate)
     }
 
     /// True when a slot of this site has the room, the notice, and the time that makes a stay
@@ -124,7 +132,12 @@ impl Broker {
                 Refused::Notice { memory_mib } => declined_mib = Some(*memory_mib),
             }
         }
+        #[expect(clippy::cast_precision_loss, reason = "bytes a second")]
+        let measured = known
+            .and_then(|s| s.suspend_rate.as_ref())
+            .map(|r| r.mean as f64);
         Ground {
+            rate: notice::ASSUMED_RATE.min(measured.unwrap_or(notice::ASSUMED_RATE)),
             site,
             cost,
             usable: site.walltime_max.minus(cost),

@@ -35,12 +35,17 @@ pub(crate) struct Offer<'a> {
 
 impl Offer<'_> {
     /// True when the pilot has the room for such a request, and will not decline it because of
-    /// the notice. A pilot that has measured its own rate knows better.
+    /// the notice, by the rate that it has measured itself.
     fn admits(&self, class: &ClassKey) -> bool {
         let (need, facts) = (class.resources(), &self.slot.facts);
+        let enough_at = |rate| notice::is_enough(facts.notice, facts.margin, need.memory_mib, rate);
         let in_time = !class.owed
-            || self.slot.suspend_rate.is_some()
-            || notice::is_enough(facts.notice, facts.margin, need.memory_mib);
+            || match self.slot.suspend_rate.map(|rate| rate.planned) {
+                // It does not say what it plans with, and knows better.
+                Some(None) => true,
+                Some(Some(planned)) => enough_at(planned),
+                None => enough_at(notice::ASSUMED_RATE),
+            };
         in_time && self.free.holds(&need) && class.allows(&self.pilot.site)
     }
 }

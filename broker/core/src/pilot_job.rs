@@ -470,10 +470,10 @@ impl Broker {
 
     pub(crate) fn end_pilot(&mut self, now: Timestamp, key: &SubmitKey, reason: Reason) {
         self.note_pilot(now, key, "ended", reason.text.clone());
-        self.set_pilot(now, key, PilotState::Ended, Some(reason.clone()));
+        self.end_members(now, key, &reason);
+        self.set_pilot(now, key, PilotState::Ended, Some(reason));
         self.settle_slot(now, key);
         self.settle_job(now, key);
-        self.end_members(now, key, &reason);
     }
 
     pub(crate) fn note_pilot(&mut self, now: Timestamp, key: &SubmitKey, kind: &str, text: String) {

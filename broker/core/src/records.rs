@@ -9,7 +9,7 @@ mod workspace;
 
 pub use lease::{Hold, LeaseRecord};
 pub use pilot::{CancelProgress, Decline, LrmSide, PilotRecord, SlotRecord, SubmitProgress, Told};
-pub use site::{CourtesyLedger, NodeTrouble, Refusal, Refused, SiteRecord, Terms};
+pub use site::{CourtesyLedger, NodeTrouble, Refusal, Refused, SiteRecord, SuspendRate, Terms};
 pub use workspace::{PastLease, Wish, WorkspaceRecord};
 
 use protocol::ids::{

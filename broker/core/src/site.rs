@@ -69,6 +69,7 @@ impl Broker {
             s.fruitless = 0;
             s.fruitless_until = None;
             s.refusals.clear();
+            s.suspend_rate = None;
         });
         self.wake_site(name);
         self.provision(now);

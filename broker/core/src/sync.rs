@@ -148,6 +148,7 @@ impl Broker {
 
     fn heard(&mut self, now: Timestamp, key: &SubmitKey, request: &SyncRequest) {
         self.learn_cost(now, key, request);
+        self.learn_rate(now, key, request);
         self.tables.edit_pilot(key, |p| {
             if p.state != PilotState::Ended && p.state != PilotState::Active {
                 p.state = PilotState::Active;

@@ -37,6 +37,15 @@ pub(crate) fn memory(mib: u64) -> String {
     protocol::resources::mib(mib)
 }
 
+/// `40 MB/s`, `0.5 MB/s`.
+pub(crate) fn per_second(bytes: u64) -> String {
+    let tenths = bytes / 100_000;
+    match (tenths / 10, tenths % 10) {
+        (whole @ 0..10, tenth) if tenth > 0 => format!("{whole}.{tenth} MB/s"),
+        (whole, _) => format!("{whole} MB/s"),
+    }
+}
+
 /// `6 GiB`, `4 cores and 6 GiB`: what of a request decides where it fits.
 pub(crate) fn need(r: &Resources) -> String {
     match r.cores {

@@ -5,7 +5,7 @@ mod world;
 
 use std::collections::BTreeMap;
 
-use broker_core::{Effect, Event, Reply};
+use broker_core::{CancelScope, Effect, Event, Reply};
 use protocol::api::PilotState;
 use protocol::codes::{ErrorCode, ReasonCode};
 use protocol::ids::{SubmitKey, WorkspaceId};
@@ -386,6 +386,20 @@ fn surplus_is_a_job_that_none_of_its_pilots_ever_came_from() {
     let first = w.start_job(0);
     w.register(first);
     w.pass_ticking(Span::from_mins(3));
+    // The LRM was told: it is asked what came of that, and has not touched what runs.
+    assert!(
+        matches!(
+            w.todo.as_slice(),
+            [Effect::CancelPilot {
+                scope: CancelScope::WhileQueued,
+                ..
+            }]
+        ),
+        "{:?}",
+        w.todo
+    );
+    w.honest_rest();
+    w.pass_ticking(Span::from_mins(3));
     assert!(
         !w.todo
             .iter()
@@ -410,7 +424,7 @@ fn a_cancel_that_the_lrm_has_taken_makes_all_of_them_leave() {
     w.step(Event::Drain { site: name, by });
     let answer = CancelAnswer::Taken;
     w.step(Event::LrmCancelled {
-        key: key.clone(),
+        key,
         answer,
     });
     let first = w.start_job(0);

@@ -141,6 +141,10 @@ pub struct Rate {
     pub sigma: f64,
     /// Number of measurements.
     pub count: u32,
+    /// What the pilot plans with, bytes a second: lower than the mean, the less it has measured.
+    /// Older pilots do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned: Option<f64>,
 }
 
 /// Something that happened in a slot; kept on the node until the broker has it durably.

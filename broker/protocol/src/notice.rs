@@ -37,26 +37,27 @@ pub fn for_suspends(notice: Span, margin: Span) -> Span {
     notice.minus(margin + CLEAN_UP + KILL_COST)
 }
 
-/// The time that is set aside to suspend a guest of this memory where no rate was measured yet.
-pub fn unmeasured_budget(memory_mib: u64) -> Span {
+/// The time that is set aside to suspend a guest of this memory at a rate in bytes a second;
+/// [`ASSUMED_RATE`] where none was measured yet.
+pub fn budget_for(memory_mib: u64, rate: f64) -> Span {
     #[expect(
         clippy::cast_precision_loss,
         reason = "a byte count is only used for a rate"
     )]
     let bytes = most_bytes(memory_mib) as f64;
-    let expected = SUSPEND_FIXED + Span::from_secs_f64(bytes / ASSUMED_RATE);
+    let expected = SUSPEND_FIXED + Span::from_secs_f64(bytes / rate.max(1.0));
     budget(expected, SUSPEND_SLACK)
 }
 
-/// True when a pilot that has measured nothing yet takes a guest of this memory that must not be
+/// True when a pilot that plans with this rate takes a guest of this memory that must not be
 /// killed, alone in its slot.
-pub fn is_enough(notice: Span, margin: Span, memory_mib: u64) -> bool {
-    unmeasured_budget(memory_mib) <= for_suspends(notice, margin)
+pub fn is_enough(notice: Span, margin: Span, memory_mib: u64, rate: f64) -> bool {
+    budget_for(memory_mib, rate) <= for_suspends(notice, margin)
 }
 
-/// The shortest notice that is enough for a guest of this memory.
-pub fn least(margin: Span, memory_mib: u64) -> Span {
-    unmeasured_budget(memory_mib) + margin + CLEAN_UP + KILL_COST
+/// The shortest notice that is enough for a guest of this memory at this rate.
+pub fn least(margin: Span, memory_mib: u64, rate: f64) -> Span {
+    budget_for(memory_mib, rate) + margin + CLEAN_UP + KILL_COST
 }
 
 #[cfg(test)]
@@ -67,10 +68,13 @@ mod tests {
     fn the_least_notice_is_enough_and_a_millisecond_less_is_not() {
         let margin = Span::from_secs(5);
         for memory in [1, 64, 512, 1024, 2048, 8192, 1 << 20] {
-            let least = least(margin, memory);
-            assert!(is_enough(least, margin, memory), "{memory} MiB in {least}");
-            let less = least.minus(Span::from_millis(1));
-            assert!(!is_enough(less, margin, memory), "{memory} MiB in {less}");
+            for rate in [ASSUMED_RATE, 20e6] {
+                let least = least(margin, memory, rate);
+                let is_enough = |notice| is_enough(notice, margin, memory, rate);
+                assert!(is_enough(least), "{memory} MiB in {least} at {rate}");
+                let less = least.minus(Span::from_millis(1));
+                assert!(!is_enough(less), "{memory} MiB in {less} at {rate}");
+            }
         }
     }
 
@@ -79,7 +83,9 @@ mod tests {
     fn the_table_for_site_administrators_is_right() {
         let text = include_str!("../../../docs/operations/site.md");
         for memory in [256, 512, 1024, 2048, 4096, 8192] {
-            let secs = least(Span::from_secs(5), memory).as_millis().div_ceil(1000);
+            let secs = least(Span::from_secs(5), memory, ASSUMED_RATE)
+                .as_millis()
+                .div_ceil(1000);
             let size = if memory < 1024 {
                 format!("{memory} MiB")
             } else {

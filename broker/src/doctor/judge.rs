@@ -7,7 +7,7 @@ mod words;
 
 pub(super) use words::{
     answer_lost, answers, earlier_cancelled, earlier_removed, earlier_unknown, in_doubt, no_answer,
-    no_directory, not_over, not_removed, refused, submitted,
+    no_directory, not_over, not_removed, refused, submitted, version,
 };
 
 use protocol::finding::{Finding, Level};

@@ -79,6 +79,8 @@ pub struct Report {
     pub site: SiteName,
     /// Its LRM.
     pub lrm: &'static str,
+    /// Its version, in its own words; null where it did not tell.
+    pub lrm_version: Option<String>,
     /// The worst of all findings.
     pub level: Level,
     /// In the order in which they were made.
@@ -129,10 +131,11 @@ pub async fn examine(
         interrupted,
         say,
     };
-    let findings = ward.findings(options).await;
+    let (findings, lrm_version) = ward.findings(options).await;
     Ok(Report {
         site: name.clone(),
         lrm: ward.target.lrm.capabilities().name,
+        lrm_version,
         level: worst(&findings),
         findings,
     })
@@ -158,8 +161,10 @@ fn lock(root: &Path) -> Result<File, DoctorError> {
 }
 
 impl Ward<'_> {
-    async fn findings(&self, options: Options) -> Vec<Finding> {
+    /// What was found, and the LRM's version.
+    async fn findings(&self, options: Options) -> (Vec<Finding>, Option<String>) {
         let mut found = Vec::new();
+        let version = self.target.lrm.version().await;
         (self.say)("asking the LRM for its listing");
         let before = self.clock.now();
         let observation = self.target.lrm.observe().await;
@@ -167,15 +172,17 @@ impl Ward<'_> {
         let answers = match observation {
             Observation::NoAnswer(why) => {
                 found.push(judge::no_answer(&why));
-                return found;
+                return (found, version.ok());
             }
             Observation::Listing(jobs) => jobs.len(),
         };
         let name = self.target.lrm.capabilities().name;
         found.push(judge::answers(name, answers, took));
+        found.push(judge::version(name, &version));
+        let version = version.ok();
         found.extend(earlier::deal_with(self).await);
         if self.is_interrupted() {
-            return found;
+            return (found, version);
         }
         match Canary::submit(self).await {
             Err(findings) => found.extend(findings),
@@ -186,7 +193,7 @@ impl Ward<'_> {
                 found.extend(canary.clean_up(&evidence).await);
             }
         }
-        found
+        (found, version)
     }
 
     fn is_interrupted(&self) -> bool {

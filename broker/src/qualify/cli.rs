@@ -78,7 +78,7 @@ pub struct Cli {
     /// Has the job {id} started again, as "scontrol requeue {id}".
     #[arg(long, value_name = "COMMAND", help_heading = "For single rules")]
     requeue_command: Option<Hook>,
-    /// Sets the walltime of the running job {id} to {minutes}, as
+    /// Sets the walltime of the running job {id} to {minutes}, or the same in {seconds}, as
     /// "scontrol update jobid={id} timelimit={minutes}".
     #[arg(long, value_name = "COMMAND", help_heading = "For single rules")]
     shorten_command: Option<Hook>,

@@ -61,7 +61,7 @@ pub struct Hooks {
     pub preempt: Option<Hook>,
     /// Has the job `{id}` started again.
     pub requeue: Option<Hook>,
-    /// Sets the walltime of the running job `{id}` to `{minutes}`.
+    /// Sets the walltime of the running job `{id}` to `{minutes}`, which are `{seconds}`.
     pub shorten: Option<Hook>,
     /// The LRM loses its daemon on `{node}`.
     pub lose_node: Option<Hook>,

@@ -152,6 +152,10 @@ pub async fn qualify(
             why,
         });
     }
+    if !rig.lrm().open().is_empty() {
+        // What lives on all the same stops us after the first rule.
+        sweep::sweep(&rig, &dirs, listener.say).await;
+    }
     let version = version(target.site).await;
     let rules = check(&rig, options, interrupted, listener).await;
     let left = sweep::sweep(&rig, &dirs, listener.say).await;
@@ -185,8 +189,9 @@ async fn check(
                 (listener.say)(&format!("rule {}: {}", rule.number(), rule.title()));
                 rig.begin();
                 let verdict = tokio::select! {
-                    verdict = rule.check(rig) => Some(verdict),
+                    biased;
                     () = told_to_stop(rig, &mut interrupted) => None,
+                    verdict = rule.check(rig) => Some(verdict),
                 };
                 stop = why_stop(rig, verdict.as_ref());
                 match verdict {
@@ -289,9 +294,11 @@ async fn version(site: &Site) -> Option<String> {
     let command = match &site.lrm {
         SiteLrm::None => return None,
         SiteLrm::Sim { program, .. } => vec![program.display().to_string(), "--version".to_owned()],
-        SiteLrm::Slurm { settings, .. } => {
-            vec![tool(&settings.bin_dir, "sbatch"), "--version".to_owned()]
-        }
+        // Slurm's commands look for their configuration even for this.
+        SiteLrm::Slurm { settings, .. } => std::iter::once("env".to_owned())
+            .chain((settings.conf.iter()).map(|conf| format!("SLURM_CONF={}", conf.display())))
+            .chain([tool(&settings.bin_dir, "sbatch"), "--version".to_owned()])
+            .collect(),
         SiteLrm::Pbs { settings, .. } => {
             vec![tool(&settings.bin_dir, "qstat"), "--version".to_owned()]
         }

@@ -18,7 +18,7 @@ use super::hooks::Hook;
 use super::watched::Watched;
 
 /// How often files are looked at.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 /// A test job that has not counted on for so long has no process. It counts ten times a second.
 pub(super) const SILENT: Duration = Duration::from_secs(6);
 /// What the rule about a moved end takes from a job's walltime, and what has to be left of it.
@@ -245,9 +245,13 @@ impl Rig for SiteRig<'_> {
                     .await
             }
             Action::Shorten(id, by) => {
-                let minutes = self.walltime.minus(by).as_millis() / 60_000;
-                let minutes = minutes.to_string();
-                let values = [("id", id.as_str()), ("minutes", &minutes)];
+                let left = self.walltime.minus(by).as_millis() / 1000;
+                let (minutes, seconds) = ((left / 60).to_string(), left.to_string());
+                let values = [
+                    ("id", id.as_str()),
+                    ("minutes", &minutes),
+                    ("seconds", &seconds),
+                ];
                 self.hook(hooks.shorten.as_ref(), "--shorten-command", &values)
                     .await
             }

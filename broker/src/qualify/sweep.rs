@@ -10,13 +10,15 @@ use protocol::ids::SubmitKey;
 use protocol::lrm::{JobState, Observation};
 use protocol::time::Span;
 
-use super::rig::{SILENT, SiteRig, beats};
+use super::rig::{SILENT, SiteRig, TICK, beats};
 use super::watched::OpenJob;
 use crate::clock::Clock;
 use crate::jobs::JobDirs;
 
 /// A submit that was not answered is looked up for so long, from the end of the rules on.
 const LOOK_UP_FOR: Span = Span::from_mins(1);
+/// A job that is about to start has started after so many ticks, mostly.
+const STARTING: u32 = 20;
 /// After a listing without an answer.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -84,15 +86,25 @@ pub(super) async fn sweep(rig: &SiteRig<'_>, dirs: &JobDirs, say: &dyn Fn(&str))
         .collect()
 }
 
+/// Those that have not started go first: else they start when the others leave. And one that is
+/// about to start is given a moment, as it would leave its slot file on the node.
 async fn cancel_all(rig: &SiteRig<'_>, dirs: &JobDirs, say: &dyn Fn(&str)) {
-    for (key, job) in rig.lrm().open() {
-        tell_to_stop(dirs, &key);
-        match &job.id {
-            Some(id) if !job.is_cancelled => {
-                say(&format!("cancelling job {id} ({key})"));
-                rig.lrm().cancel(id, &key).await;
-            }
-            Some(_) | None => {}
+    let has_started = |key: &SubmitKey| dirs.path(key).join("started.0").exists();
+    let mut open: Vec<(SubmitKey, OpenJob)> = (rig.lrm().open().into_iter())
+        .filter(|(_, job)| !job.is_cancelled)
+        .collect();
+    open.iter().for_each(|(key, _)| tell_to_stop(dirs, key));
+    for _ in 0..STARTING {
+        if open.iter().all(|(key, _)| has_started(key)) {
+            break;
+        }
+        tokio::time::sleep(TICK).await;
+    }
+    open.sort_by_key(|(key, _)| has_started(key));
+    for (key, job) in open {
+        if let Some(id) = &job.id {
+            say(&format!("cancelling job {id} ({key})"));
+            rig.lrm().cancel(id, &key).await;
         }
     }
 }

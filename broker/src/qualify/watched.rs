@@ -243,7 +243,111 @@ impl LocalResourceManager for Watched {
         answer
     }
 
+    async fn version(&self) -> Result<String, String> {
+        self.inner.version().await
+    }
+
     fn submit_preview(&self, job: &PilotJob) -> String {
         self.inner.submit_preview(job)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use lrm_adapters::sim::{SimLrm, SimLrmSettings};
+
+    use super::*;
+
+    /// A `sim-lrm` that writes its first word of command down and says what is in `answer`.
+    fn watched(at: &Path, poll: Span) -> Watched {
+        let program = at.join("sim-lrm");
+        let text = format!(
+            "#!/bin/sh\nshift 2\necho \"$1\" >> '{0}/ran'\ncat '{0}/answer'\n",
+            at.display()
+        );
+        std::fs::write(&program, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).unwrap();
+        let settings = SimLrmSettings::new(program, at.to_owned());
+        Watched::new(Lrm::Sim(SimLrm::new(settings)), poll)
+    }
+
+    fn answer(at: &Path, jobs: &[(&str, &str)]) {
+        let jobs: Vec<_> = jobs.iter().map(|(key, state)| job(key, state)).collect();
+        let text = serde_json::json!({"count": jobs.len(), "jobs": jobs}).to_string();
+        std::fs::write(at.join("answer"), text).unwrap();
+    }
+
+    fn job(key: &str, state: &str) -> serde_json::Value {
+        serde_json::json!({
+            "id": "7", "key": key, "name": key, "queue": "pilots", "state": state, "detail": "",
+            "submitted": 1.0, "start": null, "end": null, "node": null, "restarts": 0,
+            "exit_code": null, "cores": 1, "memory_mib": 1, "disk_mib": 1, "walltime_ms": 1000,
+        })
+    }
+
+    fn ran(at: &Path) -> String {
+        std::fs::read_to_string(at.join("ran")).unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn a_second_listing_waits_for_its_turn() {
+        let place = tempfile::tempdir().unwrap();
+        let at = place.path();
+        answer(at, &[]);
+        let lrm = watched(at, Span::from_mins(60));
+        let first = lrm.observe().await;
+        assert_eq!(first, Observation::Listing(Vec::new()));
+        let key = SubmitKey::new("wp-conformance-1").unwrap();
+        let moment = std::time::Duration::from_millis(200);
+        for _ in 0..2 {
+            let second = tokio::time::timeout(moment, lrm.observe()).await;
+            assert!(second.is_err(), "{second:?}");
+            let look_up = tokio::time::timeout(moment, lrm.find_by_key(&key)).await;
+            assert!(look_up.is_err(), "{look_up:?}");
+        }
+        assert_eq!(ran(at), "queue\n");
+        assert_eq!(lrm.calls().listings, 1);
+        assert!(lrm.capabilities().call_bound > Span::from_mins(60));
+    }
+
+    #[tokio::test]
+    async fn a_job_is_open_until_a_listing_says_that_it_has_ended() {
+        let place = tempfile::tempdir().unwrap();
+        let at = place.path();
+        let lrm = watched(at, Span::ZERO);
+        let key = SubmitKey::new("wp-conformance-1").unwrap();
+        let seen = ObservedJob {
+            id: LrmJobId::new("7").unwrap(),
+            key: Some(key.clone()),
+            state: JobState::Running,
+            detail: String::new(),
+            start: None,
+            end: None,
+            node: None,
+            restarts: 0,
+        };
+        lrm.adopt(&seen);
+        let listed = || lrm.open().get(&key).map(|job| job.is_listed);
+        // Not in the listing: not over.
+        answer(at, &[]);
+        lrm.observe().await;
+        assert_eq!(listed(), Some(false));
+        answer(
+            at,
+            &[("wp-conformance-1", "RUNNING"), ("wp-other", "RUNNING")],
+        );
+        lrm.observe().await;
+        assert_eq!(listed(), Some(true));
+        assert_eq!(lrm.open().len(), 1, "others' jobs are not ours");
+        // No answer: nothing changes.
+        std::fs::write(at.join("answer"), "Segmentation fault").unwrap();
+        lrm.observe().await;
+        assert_eq!(listed(), Some(true));
+        answer(at, &[("wp-conformance-1", "CANCELLED")]);
+        lrm.observe().await;
+        assert_eq!(listed(), None);
     }
 }

@@ -76,6 +76,13 @@ impl Description {
     }
 }
 
+pub(crate) fn version() -> Said {
+    Said::out(
+        "$CondorVersion: 23.9.6 2026-07-12 PackageID: 23.9.6+dfsg-2.1+b10 $\n\
+         $CondorPlatform: x86_64_Debian_13 $\n",
+    )
+}
+
 pub(crate) fn submit(play: &Play, args: &[&str]) -> anyhow::Result<Said> {
     let ["-terse", file] = args else {
         bail!("play condor_submit with {args:?}");

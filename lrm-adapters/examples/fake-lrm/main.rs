@@ -111,6 +111,7 @@ fn play() -> anyhow::Result<Said> {
         "condor_submit" => condor::submit(&play, &words),
         "condor_q" => condor::query(&play, &words),
         "condor_rm" => condor::remove(&play, &words),
+        "condor_version" => Ok(condor::version()),
         other => bail!("play `{other}`: it knows commands of PBS, Slurm and HTCondor"),
     }
 }

@@ -174,6 +174,13 @@ impl LocalResourceManager for Htcondor {
         self.remove(id, key, Cancel::WhileWaiting).await
     }
 
+    async fn version(&self) -> Result<String, String> {
+        let said = self.runner.run(&render::version(&self.settings)).await;
+        let output = said.map_err(|e| e.to_string())?;
+        let told = output.version(|line| line.starts_with("$CondorVersion:"))?;
+        Ok(told.replace('$', "").trim().to_owned())
+    }
+
     fn submit_preview(&self, job: &PilotJob) -> String {
         let description = match render::description(&self.settings, job) {
             Ok(description) => description,

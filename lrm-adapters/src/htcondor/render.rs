@@ -88,6 +88,13 @@ fn command(settings: &HtcondorSettings, name: &str) -> Vec<String> {
     args
 }
 
+/// Of the commands' own installation; it takes no options that name a schedd.
+pub(super) fn version(settings: &HtcondorSettings) -> Vec<String> {
+    let mut argv = command(settings, "condor_version");
+    argv.truncate(1);
+    argv
+}
+
 fn extended(mut args: Vec<String>, more: &[&str]) -> Vec<String> {
     args.extend(more.iter().map(|&a| a.to_owned()));
     args

@@ -142,13 +142,7 @@ impl Pbs {
         let ask = async |argv: &[String]| self.run(argv).await.map_err(|e| e.to_string());
         let dialect = match self.settings.dialect {
             Some(dialect) => dialect,
-            None => {
-                let version = [
-                    render::tool(&self.settings, "qstat"),
-                    "--version".to_owned(),
-                ];
-                dialect::read(&ask(&version).await?)?
-            }
+            None => dialect::read(&ask(&render::version(&self.settings)).await?)?,
         };
         let user = match &self.settings.user {
             Some(user) => user.clone(),
@@ -268,6 +262,15 @@ impl LocalResourceManager for Pbs {
 
     async fn withdraw(&self, id: &LrmJobId, key: &SubmitKey) -> CancelAnswer {
         self.end(id, key, Cancel::WhileWaiting).await
+    }
+
+    async fn version(&self) -> Result<String, String> {
+        let said = self.run(&render::version(&self.settings)).await;
+        let output = said.map_err(|e| e.to_string())?;
+        output.version(|line| {
+            let line = line.to_ascii_lowercase();
+            line.starts_with("pbs_version") || line.starts_with("version:")
+        })
     }
 
     fn submit_preview(&self, job: &PilotJob) -> String {

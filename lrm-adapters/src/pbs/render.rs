@@ -20,6 +20,11 @@ pub(super) fn tool(settings: &PbsSettings, name: &str) -> String {
     }
 }
 
+/// What version it is; needs no server.
+pub(super) fn version(settings: &PbsSettings) -> Vec<String> {
+    vec![tool(settings, "qstat"), "--version".to_owned()]
+}
+
 /// `qstat` with times in UTC: it prints them without a zone. By `env` and not by our own
 /// environment, which a prefix such as `ssh` does not hand on.
 fn qstat(settings: &PbsSettings) -> Vec<String> {

@@ -121,6 +121,13 @@ impl LocalResourceManager for SimLrm {
         self.end(&args).await
     }
 
+    async fn version(&self) -> Result<String, String> {
+        let args = render::command(&self.settings, &["--version".to_owned()]);
+        let said = self.runner.run(&args).await;
+        let output = said.map_err(|e| e.to_string())?;
+        output.version(|line| line.starts_with("sim-lrm "))
+    }
+
     fn submit_preview(&self, job: &PilotJob) -> String {
         let args = render::command(&self.settings, &render::submit_args(&self.settings, job));
         format!(

@@ -125,6 +125,12 @@ impl LocalResourceManager for Slurm {
         self.end(id, key, Cancel::WhileWaiting).await
     }
 
+    async fn version(&self) -> Result<String, String> {
+        let said = self.runner.run(&render::version(&self.settings)).await;
+        let output = said.map_err(|e| e.to_string())?;
+        output.version(|line| line.to_ascii_lowercase().starts_with("slurm"))
+    }
+
     fn submit_preview(&self, job: &PilotJob) -> String {
         let args = render::submit(&self.settings, job);
         let mut text = format!(

@@ -41,6 +41,13 @@ fn command(settings: &SlurmSettings, name: &str, env: &[&str]) -> Vec<String> {
     argv
 }
 
+/// What version it is: of the command, and by Slurm's rules at most two ahead of the controller's.
+pub(super) fn version(settings: &SlurmSettings) -> Vec<String> {
+    let mut argv = command(settings, "sbatch", &[]);
+    argv.push("--version".to_owned());
+    argv
+}
+
 /// Seconds since the epoch: without this, the caller's time zone and no word on which it is.
 const EPOCH: &[&str] = &["SLURM_TIME_FORMAT=%s"];
 

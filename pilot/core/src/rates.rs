@@ -49,6 +49,7 @@ impl Rates {
             mean: self.mean,
             sigma: self.sigma(),
             count: self.count,
+            planned: self.planned(),
         })
     }
 
@@ -60,13 +61,18 @@ impl Rates {
         }
     }
 
-    /// The rate to plan with, bytes a second: mean less two sigma, but with few measurements no
-    /// better than half of the worst.
+    /// The rate to plan with, bytes a second.
     pub fn low(&self, settings: &Settings) -> f64 {
+        self.planned().unwrap_or(settings.assumed_rate)
+    }
+
+    /// The rate to plan with by what was measured: mean less two sigma, but with few measurements
+    /// no better than half of the worst.
+    fn planned(&self) -> Option<f64> {
         match self.count {
-            0 => settings.assumed_rate,
-            1 | 2 => self.least / 2.0,
-            _ => (self.mean - 2.0 * self.sigma()).max(self.least / 2.0),
+            0 => None,
+            1 | 2 => Some(self.least / 2.0),
+            _ => Some((self.mean - 2.0 * self.sigma()).max(self.least / 2.0)),
         }
     }
 
@@ -95,11 +101,17 @@ mod tests {
 
     /// The broker sends no pilot where this one would decline, by the same numbers.
     #[test]
-    fn before_the_first_measurement_the_budget_is_the_brokers() {
+    fn the_budget_is_the_brokers_before_and_after_the_first_measurement() {
         let s = Settings::default();
         for memory in [1, 64, 1000, 4096, 100_000] {
             let cost = Rates::default().cost(&s, notice::most_bytes(memory));
-            assert_eq!(cost.budget, notice::unmeasured_budget(memory));
+            let brokers = notice::budget_for(memory, notice::ASSUMED_RATE);
+            assert_eq!(cost.budget, brokers);
+            let mut measured = Rates::default();
+            measured.learn(50_000_000, Span::from_millis(1000));
+            let told = measured.measured().unwrap().planned.unwrap();
+            let cost = measured.cost(&s, notice::most_bytes(memory));
+            assert_eq!(cost.budget, notice::budget_for(memory, told));
         }
         let left = notice::for_suspends(Span::from_secs(30), Span::from_secs(5));
         assert_eq!(left, Span::from_secs(25).minus(s.clean_up + s.kill_cost));

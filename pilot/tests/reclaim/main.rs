@@ -3,6 +3,7 @@
 
 mod crash_points;
 mod death;
+mod epilogue;
 mod host;
 mod limits;
 mod node;

@@ -15,6 +15,8 @@ pub struct Binaries {
     pub submit: PathBuf,
     /// `sim-lrm`.
     pub lrm: PathBuf,
+    /// `lrm-conformance`; needed by few tests.
+    pub conformance: PathBuf,
     /// `fake-lrm`, an example of `lrm-adapters`: built with the tests, needed by few of them.
     pub fake: PathBuf,
 }
@@ -43,6 +45,7 @@ impl Binaries {
             broker: one(dir, "pilot-broker")?,
             submit: one(dir, "pilot-submit")?,
             lrm: one(dir, "sim-lrm")?,
+            conformance: dir.join("lrm-conformance"),
             fake: dir.join("examples/fake-lrm"),
         })
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use protocol::api::EventView;
-use protocol::ids::{EventSeq, WorkspaceId};
+use protocol::ids::{EventSeq, SubmitKey, WorkspaceId};
 use protocol::workspace::WorkspaceState;
 use serde::Deserialize;
 
@@ -190,6 +191,21 @@ impl Installation {
         let pilots = self.pilots();
         // One that has ended meanwhile is as good.
         pilots.iter().filter(|p| kill(**p, signal).is_ok()).count()
+    }
+
+    /// The process id of the pilot in a slot.
+    ///
+    /// # Errors
+    /// None runs there, or more than one.
+    pub fn pilot_in(&self, slot: &SubmitKey) -> Result<Pid> {
+        let file = format!("/{slot}.r");
+        let mut found = self.pilots();
+        found.retain(|pid| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.contains(&file)
+        });
+        ensure!(found.len() == 1, "the pilots in slot {slot} are {found:?}");
+        Ok(found[0])
     }
 
     /// Sends a signal to all hypervisors that run now; gives their number.

@@ -108,6 +108,38 @@ impl CondorSite {
         }
     }
 
+    /// What `lrm-conformance` needs of an administrator here.
+    pub fn administrator(&self) -> Vec<String> {
+        let pool = self.pool.prefix().join(" ");
+        // By name within the pool, which has process numbers of its own.
+        let signal = |daemon: &str, signal: &str| {
+            format!(
+                "for c in /proc/[0-9]*/comm; do read -r name 2>/dev/null < $c || continue; \
+                 [ $name != {daemon} ] || {{ p=${{c%/comm}}; kill -{signal} ${{p#/proc/}}; }}; done"
+            )
+        };
+        let stop = signal("condor_master", "STOP") + "; " + &signal("condor_schedd", "KILL");
+        let start = signal("condor_master", "CONT");
+        let given = [
+            (
+                "--preempt-command",
+                format!("{pool} condor_vacate_job {{id}}"),
+            ),
+            (
+                "--shorten-command",
+                format!("{pool} condor_qedit {{id}} AllowedJobDuration {{seconds}}"),
+            ),
+            ("--stop-command", format!("{pool} --root sh -c '{stop}'")),
+            ("--start-command", format!("{pool} --root sh -c '{start}'")),
+            // The lab's schedd refuses jobs of more than 64 cores.
+            ("--refused-cores", "100".to_owned()),
+        ];
+        given
+            .into_iter()
+            .flat_map(|(option, value)| [option.to_owned(), value])
+            .collect()
+    }
+
     /// All jobs that the pool still knows, in the order of their submits.
     ///
     /// # Errors

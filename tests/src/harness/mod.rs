@@ -9,6 +9,7 @@ mod installation;
 pub mod node;
 mod played;
 pub mod process;
+pub mod qualify;
 mod setup;
 pub mod slurm;
 pub mod wait;

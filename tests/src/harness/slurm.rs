@@ -125,6 +125,42 @@ impl SlurmSite {
         Ok(())
     }
 
+    /// What `lrm-conformance` needs of an administrator here: a job of the site preempts, and the
+    /// daemons are killed and started again by the lab's script.
+    pub fn administrator(&self) -> Vec<String> {
+        let conf = self.cluster.conf();
+        let (conf, dir) = (conf.display(), self.cluster.dir().display());
+        let as_admin = format!("env SLURM_CONF={conf}");
+        let end = |daemon: &str, signal: &str| {
+            format!(
+                "sh -c 'p=$(cat {dir}/run/{daemon}.pid); kill -{signal} $p; \
+                 while kill -0 $p 2>/dev/null; do sleep 0.1; done'"
+            )
+        };
+        let start = |node: &str| format!("{LAB} start {dir} --only {node}");
+        let given = [
+            (
+                "--preempt-command",
+                format!(
+                    "{as_admin} sbatch --partition=site --exclusive --time=1 --output=/dev/null \
+                     --chdir={dir} --nodelist=n1 '--wrap=sleep 1'"
+                ),
+            ),
+            (
+                "--shorten-command",
+                format!("{as_admin} scontrol update jobid={{id}} timelimit={{minutes}}"),
+            ),
+            ("--stop-command", end("slurmctld", "TERM")),
+            ("--start-command", start("n1")),
+            ("--lose-node-command", end("slurmd.{node}", "KILL")),
+            ("--restore-node-command", start("{node}")),
+        ];
+        given
+            .into_iter()
+            .flat_map(|(option, command)| [option.to_owned(), command])
+            .collect()
+    }
+
     /// All jobs that Slurm tells of.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use pilot_submit::client::PageRequest;
-use protocol::api::{PilotState, PilotView};
+use protocol::api::{EventView, PilotState, PilotView};
 use protocol::codes::ReasonCode;
 use protocol::ids::{SiteName, WorkspaceId};
 
@@ -124,6 +124,28 @@ pub async fn ended_because(
         Ok(()) => Ok(()),
         Err(e) => bail!("{e:#}; the pilots are {:#?}", pilots(it).await),
     }
+}
+
+/// A guest had to go because the batch system wants its slot back. On Slurm the pilot may hear that
+/// from the broker, whose listing has the new end, before the signal has come.
+///
+/// # Errors
+/// It had another reason, or none.
+pub fn was_told_to_go(event: &EventView) -> Result<()> {
+    let words = ["the batch system sent SIGTERM", "the slot ends at"];
+    ensure!(words.iter().any(|w| event.text.contains(w)), "{event:?}");
+    Ok(())
+}
+
+/// No pilot was there after the end of its slot.
+///
+/// # Errors
+/// One was.
+pub async fn is_never_late(it: &Installation) -> Result<()> {
+    for slot in it.admin.slots(None, &PageRequest::default()).await?.items {
+        ensure!(slot.used.overrun.is_zero(), "it was late: {slot:?}");
+    }
+    Ok(())
 }
 
 /// The name of the site of every installation here.

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use protocol::ids::WorkspaceId;
+use protocol::ids::{EventSeq, WorkspaceId};
 use protocol::workspace::WorkspaceState;
 
-use super::audit::audit;
+use super::audit::{audit, is_never_late, was_told_to_go};
 use super::peer::{Peer, Stage};
 use super::requeue::starts_again;
 use crate::harness::slurm::Again;
@@ -76,6 +76,37 @@ pub async fn a_guest_without_power_begins_again(peer: &Peer, guest: &Path) -> Re
     );
     ensure!(counting.most() == 1, "a guest ran twice at once\n{story}");
     it.life_is_sound(&id).await?;
+    audit(peer, &it, Again::Never).await.map(drop)
+}
+
+/// A guest with more memory than the notice has time for is killed before the notice is over, says
+/// so, and begins again in the next pilot job.
+///
+/// # Errors
+/// A promise is broken; the message says which.
+pub async fn a_guest_too_large_for_the_notice_is_killed_within_it(
+    peer: &Peer,
+    guest: &Path,
+) -> Result<()> {
+    let setup = Setup {
+        notice: "3s",
+        ..peer.setup(Guests::Qemu, Again::Never)
+    };
+    let it = peer.install(&setup).await?;
+    let mut spec = requests::counter(guest, "large", 640, MEMORY.1, 12);
+    spec.policy.may_be_killed = true;
+    let id = it.queue(&spec, "k1").await?;
+    counts_to(&it, &id, 2).await?;
+    let job = peer.job_that(Stage::Runs, &[]).await?;
+    peer.cancel(&job)?;
+    let gone = it.sees(&id, "guest_killed", EventSeq(0)).await?;
+    was_told_to_go(&gone)?;
+    peer.is_over(&job).await?;
+    let view = it.reaches(&id, WorkspaceState::Done).await?;
+    let story = it.story(&id).await?;
+    ensure!((view.suspends, view.restarts) == (0, 1), "{story}");
+    it.life_is_sound(&id).await?;
+    is_never_late(&it).await?;
     audit(peer, &it, Again::Never).await.map(drop)
 }
 

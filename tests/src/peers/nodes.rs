@@ -6,7 +6,7 @@ use protocol::codes::ReasonCode;
 use protocol::ids::EventSeq;
 use protocol::workspace::WorkspaceState;
 
-use super::audit::{audit, ended_because, owner_is_told};
+use super::audit::{audit, ended_because, owner_is_told, was_told_to_go};
 use super::peer::{Peer, Stage};
 use super::silence::whole_slot;
 use crate::harness::Guests;
@@ -43,10 +43,7 @@ pub async fn a_drained_node(peer: &Peer, drain: Drain) -> Result<()> {
         }
         Drain::TellsIt => {
             let gone = it.sees(&id, "guest_suspended", running.seq).await?;
-            ensure!(
-                gone.text.contains("the batch system sent SIGTERM"),
-                "{gone:?}"
-            );
+            was_told_to_go(&gone)?;
             1
         }
     };

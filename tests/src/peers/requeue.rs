@@ -6,7 +6,7 @@ use protocol::ids::EventSeq;
 use protocol::time::Span;
 use protocol::workspace::WorkspaceState;
 
-use super::audit::audit;
+use super::audit::{audit, was_told_to_go};
 use super::peer::{Peer, PeerJob, Stage};
 use crate::harness::slurm::Again;
 use crate::harness::wait::{PATIENCE, until};
@@ -29,10 +29,7 @@ pub async fn the_second_start_is_another_incarnation(peer: &Peer) -> Result<()> 
     let first = incarnation(&it, &job).await?;
     peer.requeue(&job)?;
     let gone = it.sees(&id, "guest_suspended", running.seq).await?;
-    ensure!(
-        gone.text.contains("the batch system sent SIGTERM"),
-        "{gone:?}"
-    );
+    was_told_to_go(&gone)?;
     starts_again(peer, &job).await?;
     let view = it.reaches(&id, WorkspaceState::Done).await?;
     let story = it.story(&id).await?;

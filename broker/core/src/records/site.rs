@@ -59,6 +59,9 @@ pub struct SiteRecord {
     /// The last look-up of a single job.
     #[serde(default)]
     pub last_look_up: Option<Timestamp>,
+    /// The rate of suspends that a pilot there measured last, for some hours.
+    #[serde(default)]
+    pub suspend_rate: Option<SuspendRate>,
     /// What our pilots have cost the site.
     #[serde(default)]
     pub courtesy: CourtesyLedger,
@@ -88,6 +91,7 @@ impl SiteRecord {
             refusals: Vec::new(),
             queue_time: None,
             last_look_up: None,
+            suspend_rate: None,
             courtesy: CourtesyLedger::default(),
         }
     }
@@ -130,6 +134,19 @@ pub enum Refused {
         /// What the slots have.
         given: Resources,
     },
+}
+
+/// How fast a pilot wrote the states of guests: a site's pilots share its store.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SuspendRate {
+    /// Mean, bytes a second.
+    pub mean: u64,
+    /// Number of measurements.
+    pub count: u32,
+    /// Where.
+    pub node: NodeName,
+    /// When the last of them was told.
+    pub at: Timestamp,
 }
 
 /// What a refusal depends on.

@@ -120,6 +120,7 @@ fn a_decline_by_one_slots_own_rate_holds_for_that_slot_only() {
         mean: 1e6,
         sigma: 0.0,
         count: 3,
+        planned: None,
     });
     w.deliver(request);
     let no = declined(ReasonCode::NoticeTooShort, "this disk writes 1 MB/s");

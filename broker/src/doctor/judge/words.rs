@@ -19,6 +19,17 @@ pub(in super::super) fn answers(name: &str, jobs: usize, took: Span) -> Finding 
     .with("jobs", jobs as f64)
 }
 
+pub(in super::super) fn version(name: &str, told: &Result<String, String>) -> Finding {
+    match told {
+        Ok(version) => Finding::ok("lrm.version", format!("{name} says that it is `{version}`")),
+        Err(why) => Finding::warning(
+            "lrm.version",
+            format!("{name} does not tell its version: {why}"),
+            "pilots work without; give the version by hand when you report something",
+        ),
+    }
+}
+
 pub(in super::super) fn no_answer(why: &str) -> Finding {
     Finding::problem(
         "lrm",

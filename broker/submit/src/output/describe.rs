@@ -349,8 +349,8 @@ mod tests {
         assert!(drawn.ends_with("1     open: no request waits"), "{drawn}");
         let pilot = include_str!("../../tests/fixtures/pilot.json");
         insta::assert_snapshot!(pilots(&one(pilot), now(), &output(false)), @r"
-        PILOT JOB  SITE   LRM JOB  STATE   AGE  REASON
-        siteA-8    siteA  8        active  5m
+        PILOT JOB  SITE   NODES  LRM JOB  STATE   AGE  REASON
+        siteA-8    siteA  1      8        active  5m
         ");
         let slot = include_str!("../../tests/fixtures/slot.json");
         insta::assert_snapshot!(slots(&one(slot), now(), &output(false)), @r"
