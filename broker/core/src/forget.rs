@@ -4,7 +4,7 @@
 //! A workspace goes with its log and its idempotency key: the same key makes a new workspace from
 //! then on. Nothing goes that something may still come of: no workspace with a lease, a saved state
 //! or a state that is still to be deleted; no pilot job that counts against its site's limits or
-//! has a lease. A pilot that comes after its pilot job was forgotten is told that there is none,
+//! has a lease. A job on several nodes goes with all its pilots' records at once. A pilot that comes after its pilot job was forgotten is told that there is none,
 //! and leaves.
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ use crate::state::Broker;
 use crate::tables::is_live;
 
 impl Broker {
-    /// Forgets at most `limit` records of what ended before `ended_before`, the oldest workspaces
+    /// Forgets at most `limit` workspaces and pilot jobs of what ended before `ended_before`, the oldest workspaces
     /// first, then pilot jobs.
     pub(crate) fn forget(&mut self, ended_before: Timestamp, limit: usize) -> Reply {
         let states: BTreeSet<String> = (self.tables.discards.keys())
@@ -33,8 +33,9 @@ impl Broker {
             .map(|w| w.id.clone())
             .collect();
         let pilots: Vec<SubmitKey> = (self.tables.pilots.values())
-            .filter(|p| self.is_past_pilot(p, ended_before))
+            .filter(|p| self.is_past_job(p, ended_before))
             .take(limit - workspaces.len())
+            .flat_map(|p| std::iter::once(p).chain(self.tables.members(&p.key)))
             .map(|p| p.key.clone())
             .collect();
         for id in &workspaces {
@@ -53,6 +54,14 @@ impl Broker {
             && w.since < ended_before
             && w.saved.is_none()
             && !self.tables.leases.contains_key(&w.id)
+    }
+
+    /// True for a pilot job all of whose pilots are past. A member goes with its job: without its
+    /// record a pilot that was replaced would be taken for one that is new.
+    fn is_past_job(&self, p: &PilotRecord, ended_before: Timestamp) -> bool {
+        p.member_of.is_none()
+            && self.is_past_pilot(p, ended_before)
+            && (self.tables.members(&p.key)).all(|m| self.is_past_pilot(m, ended_before))
     }
 
     fn is_past_pilot(&self, p: &PilotRecord, ended_before: Timestamp) -> bool {

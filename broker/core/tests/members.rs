@@ -496,3 +496,30 @@ fn what_is_held_back_or_told_is_the_slots_own() {
     let told = w.broker.explain(w.now, &admin(), &ids[0]).unwrap();
     assert!(told.sentences[0].contains(".0 on node"), "{told:?}");
 }
+
+#[test]
+fn a_job_is_forgotten_with_all_its_pilots_and_none_of_them_before_it() {
+    let mut w = site_of(2);
+    let (key, first, _) = running(&mut w, 2);
+    let forget = |w: &mut World| {
+        let ended_before = w.now + Span::from_mins(24 * 60);
+        let event = Event::Forget {
+            ended_before,
+            limit: 10,
+        };
+        match w.step(event) {
+            Reply::Forgotten { records } => records,
+            other => panic!("{other:?}"),
+        }
+    };
+    leave(&mut w, first);
+    assert_eq!(state(&w, &of(&key, 0)), PilotState::Ended);
+    assert_eq!(forget(&mut w), 0, "its job runs");
+    leave(&mut w, first + 1);
+    w.end_job(0, JobEnd::Exited(0));
+    w.observe("A");
+    assert_eq!(forget(&mut w), 3);
+    for key in [key.clone(), of(&key, 0), of(&key, 1)] {
+        assert!(w.broker.pilot(&key).is_none(), "{key}");
+    }
+}
