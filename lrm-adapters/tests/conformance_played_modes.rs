@@ -7,6 +7,7 @@
 
 #[expect(dead_code, reason = "this file uses a part of the rig")]
 mod fake;
+mod rig;
 
 use std::path::Path;
 
@@ -104,8 +105,8 @@ impl Rig for Slow<'_> {
         self.0.impossible_job()
     }
 
-    fn is_alive(&self, key: &SubmitKey) -> Result<bool, String> {
-        self.0.is_alive(key)
+    async fn is_alive(&self, key: &SubmitKey) -> Result<bool, String> {
+        self.0.is_alive(key).await
     }
 
     async fn act(&self, action: Action) -> Can {
