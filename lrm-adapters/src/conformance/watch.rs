@@ -230,7 +230,10 @@ pub(super) async fn clear(rig: &impl Rig) -> Checked {
     if found.as_ref().is_some_and(Vec::is_empty) {
         return Ok(());
     }
-    for job in found.unwrap_or_default() {
+    let mut found = found.unwrap_or_default();
+    // What waits goes first: else it starts when the others leave.
+    found.sort_by_key(|j| j.state == JobState::Running);
+    for job in found {
         if let Some(key) = &job.key {
             let _ = rig.lrm().cancel(&job.id, key).await;
         }
