@@ -22,7 +22,7 @@ const LINGER: std::time::Duration = std::time::Duration::from_millis(500);
 /// Where and how commands are run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Runner {
-    /// Put before every command, as `["ssh", "login1"]` or `["sudo", "-u", "grid"]`.
+    /// Put before every command, as `["ssh", "login1"]`.
     pub prefix: Vec<String>,
     /// The command is killed and has given no answer after this long.
     pub timeout: Span,

@@ -163,10 +163,7 @@ async fn running(rig: &FakeRig<Lrm>) -> (PilotJob, ObservedJob) {
     (job, seen)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place where these tests wait, bounded and on a condition"
-)]
+/// Waits, bounded and on a condition.
 async fn listed(
     rig: &FakeRig<Lrm>,
     job: &PilotJob,

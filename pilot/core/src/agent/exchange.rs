@@ -174,6 +174,9 @@ impl Agent {
         let Some(order) = desired.order.clone() else {
             return; // nothing to start it from; it will come again with its order
         };
+        if self.now.mono >= expiry {
+            return; // over before its order came: the next answer says whether it is still wanted
+        }
         let key = LeaseKey::of(desired);
         let rival = |l: &Lease| l.is_alive() && l.key.workspace == key.workspace;
         if self.leases.values().any(rival) {
