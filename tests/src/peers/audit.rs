@@ -21,7 +21,10 @@ pub async fn audit(peer: &Peer, it: &Installation, again: Again) -> Result<Vec<P
     let checked = check(peer, it, again).await;
     checked.with_context(|| {
         let calls = peer.front().calls().unwrap_or_default();
-        let calls: Vec<String> = calls.into_iter().map(|(_, line)| line).collect();
+        // The listings are many, and long.
+        let told = |(name, _): &(String, String)| name != peer.list_command();
+        let calls = calls.into_iter().filter(told).map(|(_, line)| line);
+        let calls: Vec<String> = calls.collect();
         let (jobs, log) = (peer.jobs(), peer.log());
         let broker = it.tail("broker");
         format!(

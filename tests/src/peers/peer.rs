@@ -179,8 +179,10 @@ impl Peer {
                 .map(|j| PeerJob {
                     stage: match j.status {
                         2 => Stage::Runs,
+                        // Completed. A schedd that crashes then may never take its slot's name away.
+                        4 => Stage::Over,
                         _ if j.has_slot => Stage::Leaves,
-                        3 | 4 => Stage::Over,
+                        3 => Stage::Over,
                         1 | 5 => Stage::Waits,
                         _ => Stage::Leaves,
                     },
@@ -411,7 +413,7 @@ impl Peer {
     pub fn log(&self) -> String {
         match self {
             Self::Slurm(site) => site.log(),
-            Self::Htcondor(site) => ["SchedLog", "StartLog"]
+            Self::Htcondor(site) => ["SchedLog", "NegotiatorLog", "StartLog"]
                 .map(|name| format!("end of {name}:\n{}", site.pool.log(name)))
                 .join("\n"),
         }
