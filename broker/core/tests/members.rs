@@ -423,10 +423,7 @@ fn a_cancel_that_the_lrm_has_taken_makes_all_of_them_leave() {
     let (name, by) = (site("A"), admin());
     w.step(Event::Drain { site: name, by });
     let answer = CancelAnswer::Taken;
-    w.step(Event::LrmCancelled {
-        key,
-        answer,
-    });
+    w.step(Event::LrmCancelled { key, answer });
     let first = w.start_job(0);
     for p in [first, first + 1] {
         w.register(p);

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::clock::Clock;
+use crate::jobs::Tokens;
 use crate::jobs::{JobDirs, TOKEN_FILE};
 use crate::owner::{self, OwnerTask};
 use crate::store::Store;
@@ -33,11 +34,11 @@ fn site() -> SiteConfig {
         notice: Span::from_secs(30),
         margin: Span::from_secs(2),
         overhead: Span::from_secs(10),
+        nodes: 1,
         max_queued: 10,
         max_running: 10,
         idle_limit: None,
         enabled: true,
-        nodes: 1,
     }
 }
 
@@ -134,7 +135,10 @@ impl Place {
         loop {
             let effect = self.effects.recv().await.unwrap();
             if let Effect::SubmitPilot(order) = effect {
-                self.shared.dirs.make(&order.key, "secret").unwrap();
+                self.shared
+                    .dirs
+                    .make(&order.key, &Tokens::One("secret".to_owned()))
+                    .unwrap();
                 return order;
             }
         }

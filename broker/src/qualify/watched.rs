@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lrm_adapters::{Capabilities, LocalResourceManager, Lrm};
 use protocol::ids::{LrmJobId, SubmitKey};
-use protocol::lrm::{CancelAnswer, JobState, Observation, ObservedJob, PilotJob, SubmitAnswer};
+use protocol::lrm::{CancelAnswer, JobState, Observation, PilotJob, SubmitAnswer};
 use protocol::time::{Mono, Span};
 use serde::Serialize;
 
@@ -78,16 +78,14 @@ impl Watched {
         self.is_deaf.store(deaf, Ordering::Relaxed);
     }
 
-    /// Remembers a job of an earlier run.
-    pub(super) fn adopt(&self, job: &ObservedJob) {
-        if let Some(key) = &job.key {
-            let open = OpenJob {
-                id: Some(job.id.clone()),
-                is_listed: true,
-                is_cancelled: false,
-            };
-            self.state().jobs.insert(key.clone(), open);
-        }
+    /// Remembers a job of an earlier run; with its id where it is listed.
+    pub(super) fn adopt(&self, key: &SubmitKey, id: Option<LrmJobId>) {
+        let open = OpenJob {
+            is_listed: id.is_some(),
+            id,
+            is_cancelled: false,
+        };
+        self.state().jobs.insert(key.clone(), open);
     }
 
     /// All jobs that are not known to be over.
@@ -319,17 +317,7 @@ mod tests {
         let at = place.path();
         let lrm = watched(at, Span::ZERO);
         let key = SubmitKey::new("wp-conformance-1").unwrap();
-        let seen = ObservedJob {
-            id: LrmJobId::new("7").unwrap(),
-            key: Some(key.clone()),
-            state: JobState::Running,
-            detail: String::new(),
-            start: None,
-            end: None,
-            node: None,
-            restarts: 0,
-        };
-        lrm.adopt(&seen);
+        lrm.adopt(&key, Some(LrmJobId::new("7").unwrap()));
         let listed = || lrm.open().get(&key).map(|job| job.is_listed);
         // Not in the listing: not over.
         answer(at, &[]);
