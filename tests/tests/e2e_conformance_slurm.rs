@@ -1,7 +1,7 @@
 //! `lrm-conformance` against a real Slurm, with its administrator's help.
 
 use anyhow::Result;
-use e2e::harness::slurm::SlurmSite;
+use e2e::harness::slurm::{Again, SlurmSite};
 use e2e::harness::{Guests, Installation, Setup};
 
 #[tokio::test]
@@ -13,7 +13,7 @@ async fn a_real_slurm_is_qualified() -> Result<()> {
     let it = Installation::start(&Setup {
         walltime: "10m",
         notice: "3s",
-        batch: Some(slurm.lrm()),
+        batch: Some(slurm.lrm(Again::Never)),
         ..Setup::new(Guests::Null)
     })
     .await?;

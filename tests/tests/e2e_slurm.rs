@@ -187,7 +187,7 @@ async fn a_pilot_that_is_killed_takes_no_other_node_of_its_job_along() -> Result
         walltime: "3m",
         job_nodes: 2,
         max_running: 2,
-        batch: Some(slurm.lrm()),
+        batch: Some(slurm.lrm(Again::Never)),
         ..Setup::new(Guests::Null)
     })
     .await?;

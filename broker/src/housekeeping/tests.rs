@@ -39,6 +39,7 @@ fn site() -> SiteConfig {
         max_running: 10,
         idle_limit: None,
         enabled: true,
+        nodes: 1,
     }
 }
 

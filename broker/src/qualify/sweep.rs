@@ -1,6 +1,5 @@
 //! Nothing is left behind: jobs of earlier runs that were killed, and at the end those of this one.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -15,45 +14,37 @@ use super::watched::OpenJob;
 use crate::clock::Clock;
 use crate::jobs::JobDirs;
 
-/// A submit that was not answered is looked up for so long, from the end of the rules on.
+/// A job without an id, whose submit was not answered or that is of an earlier run, is looked up for
+/// so long, from the end of the rules on.
 const LOOK_UP_FOR: Span = Span::from_mins(1);
 /// A job that is about to start has started after so many ticks, mostly.
 const STARTING: u32 = 20;
 /// After a listing without an answer.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Asks for the first listing, and takes over what an earlier run has left: jobs are cancelled and
-/// followed like our own; the directories of those that are over, or in no listing, are removed,
-/// after which whatever is left of such a job cannot run.
+/// Asks for the first listing, and takes over what an earlier run has left, for [`sweep`] to end
+/// and follow like our own jobs: also those that are not in it, which proves nothing.
 pub(super) async fn adopt_earlier(
     rig: &SiteRig<'_>,
     dirs: &JobDirs,
     say: &dyn Fn(&str),
 ) -> Observation {
-    let keys: BTreeSet<SubmitKey> = dirs.keys().unwrap_or_default().into_iter().collect();
-    // Whatever runs of them leaves by this.
-    keys.iter().for_each(|key| tell_to_stop(dirs, key));
     let listing = rig.lrm().observe().await;
     let Observation::Listing(jobs) = &listing else {
         return listing;
     };
-    let mut alive = BTreeSet::new();
-    for job in jobs {
-        let Some(key) = job.key.as_ref().filter(|key| keys.contains(key)) else {
-            continue;
+    for key in dirs.keys().unwrap_or_default() {
+        let listed = jobs.iter().find(|job| job.key.as_ref() == Some(&key));
+        let what = match listed {
+            Some(job) if matches!(job.state, JobState::Ended(_)) => {
+                remove(dirs, &key, say);
+                continue;
+            }
+            Some(job) => format!("job {} ({key})", job.id),
+            None => format!("{key}, which is not in the listing,"),
         };
-        if !matches!(job.state, JobState::Ended(_)) {
-            say(&format!(
-                "cancelling job {} ({key}) of an earlier run",
-                job.id
-            ));
-            rig.lrm().adopt(job);
-            rig.lrm().cancel(&job.id, key).await;
-            alive.insert(key.clone());
-        }
-    }
-    for key in keys.difference(&alive) {
-        remove(dirs, key, say);
+        say(&format!("{what} is of an earlier run"));
+        rig.lrm().adopt(&key, listed.map(|job| job.id.clone()));
     }
     listing
 }
@@ -93,7 +84,6 @@ async fn cancel_all(rig: &SiteRig<'_>, dirs: &JobDirs, say: &dyn Fn(&str)) {
     let mut open: Vec<(SubmitKey, OpenJob)> = (rig.lrm().open().into_iter())
         .filter(|(_, job)| !job.is_cancelled)
         .collect();
-    open.iter().for_each(|(key, _)| tell_to_stop(dirs, key));
     for _ in 0..STARTING {
         if open.iter().all(|(key, _)| has_started(key)) {
             break;
@@ -107,6 +97,11 @@ async fn cancel_all(rig: &SiteRig<'_>, dirs: &JobDirs, say: &dyn Fn(&str)) {
             rig.lrm().cancel(id, &key).await;
         }
     }
+    // For those that the LRM does not end. Not before: where one leaves another may start.
+    rig.lrm()
+        .open()
+        .keys()
+        .for_each(|key| tell_to_stop(dirs, key));
 }
 
 /// A job that is in no listing is over when its cancel was taken, or its submit has had its time,
@@ -148,7 +143,7 @@ fn remove(dirs: &JobDirs, key: &SubmitKey, say: &dyn Fn(&str)) {
 fn sentence(dirs: &JobDirs, key: &SubmitKey, job: &OpenJob) -> String {
     let name = match &job.id {
         Some(id) => format!("job {id} ({key})"),
-        None => format!("a job with the key {key}, whose submit was not answered,"),
+        None => format!("a job with the key {key}, which no listing has,"),
     };
     let directory = dirs.path(key);
     format!(

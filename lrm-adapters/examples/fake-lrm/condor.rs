@@ -323,7 +323,8 @@ fn ad(play: &Play, row: &JobRow) -> Map<String, Value> {
     };
     let too_long = "Job exceeded allowed job duration";
     let status = match &seen.state {
-        JobState::Queued | JobState::Unknown(_) => 1,
+        JobState::Queued => 1,
+        JobState::Unknown(_) => 12,
         JobState::Running => 2,
         JobState::Ending if seen.detail.contains("cancelled") => {
             set("RemoveReason", json!("via condor_rm (by user alice)"));

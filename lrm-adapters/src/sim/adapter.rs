@@ -122,7 +122,8 @@ impl LocalResourceManager for SimLrm {
     }
 
     async fn version(&self) -> Result<String, String> {
-        let said = self.runner.run(&["--version".to_owned()]).await;
+        let args = render::command(&self.settings, &["--version".to_owned()]);
+        let said = self.runner.run(&args).await;
         let output = said.map_err(|e| e.to_string())?;
         output.version(|line| line.starts_with("sim-lrm "))
     }

@@ -88,6 +88,11 @@ impl<L> FakeRig<L> {
         std::fs::read_to_string(self.daemon.borrow().log()).unwrap()
     }
 
+    /// Has the daemon misbehave: the words after `sim-lrm fault add`.
+    pub fn misbehave(&self, fault: &[&str]) -> Can {
+        self.command(&[&["fault", "add"], fault].concat())
+    }
+
     /// The commands that were run, one a line.
     pub fn commands(&self) -> String {
         std::fs::read_to_string(self.home.path().join("bin/commands.log")).unwrap_or_default()
@@ -161,7 +166,7 @@ impl<L: LocalResourceManager> Rig for FakeRig<L> {
             Disturbance::LoseSubmitAnswer => {
                 self.command(&["fault", "add", "lost-answer", "--on", "submit"])
             }
-            Disturbance::Garble => self.command(&["fault", "add", "garbled", "--always"]),
+            Disturbance::Garble => self.misbehave(&["garbled", "--always"]),
             Disturbance::Hide(id) => {
                 let id = number(&id);
                 self.command(&["fault", "add", "missing", "--always", "--job", id])

@@ -269,7 +269,7 @@ pub(super) struct FaultArgs {
     /// How late, for `late`
     #[arg(long, value_parser = span)]
     pub by: Option<SpanArg>,
-    /// Which job is missing, for `missing`; all if left out
+    /// Which job, for `missing` and `odd-state`; all if left out
     #[arg(long)]
     pub job: Option<u64>,
 }

@@ -1,10 +1,11 @@
 //! How the simulated LRM misbehaves towards its commands, as real ones do.
 
+use protocol::lrm::JobState;
 use protocol::time::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::sim::model::JobNumber;
-use crate::sim::wire::{JobOrder, Request};
+use crate::sim::wire::{JobOrder, JobRow, Request};
 
 /// The ways to misbehave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
@@ -22,6 +23,8 @@ pub enum FaultKind {
     HangAfter,
     /// The listing leaves jobs out.
     Missing,
+    /// The listing has jobs in a state that nobody knows.
+    OddState,
     /// It is done; what is printed cannot be read.
     Garbled,
 }
@@ -47,7 +50,7 @@ impl CommandName {
             Request::Submit { .. } => Some(Self::Submit),
             Request::List { .. } => Some(Self::Queue),
             Request::Job {
-                order: JobOrder::Cancel,
+                order: JobOrder::Cancel | JobOrder::Withdraw,
                 ..
             } => Some(Self::Cancel),
             Request::End { .. } => Some(Self::End),
@@ -81,6 +84,28 @@ pub struct Fault {
     pub job: Option<JobNumber>,
 }
 
+impl Fault {
+    /// What the listing says when this hits it.
+    pub fn falsify(&self, jobs: &mut Vec<JobRow>) {
+        let only = self.job.map(|j| j.to_string());
+        let is_hit = |j: &JobRow| only.as_ref().is_none_or(|id| j.seen.id.as_str() == id);
+        match self.kind {
+            FaultKind::Missing => jobs.retain(|j| !is_hit(j)),
+            FaultKind::OddState => {
+                for job in jobs.iter_mut().filter(|j| is_hit(j)) {
+                    job.seen.state = JobState::Unknown("LIMBO".to_owned());
+                }
+            }
+            FaultKind::Hang
+            | FaultKind::Error
+            | FaultKind::Late
+            | FaultKind::LostAnswer
+            | FaultKind::HangAfter
+            | FaultKind::Garbled => {}
+        }
+    }
+}
+
 /// All the faults that are set.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -108,7 +133,8 @@ impl Faults {
         self.0.retain(|f| f.until.is_none_or(|t| now < t));
         let index = self.0.iter().position(|f| {
             let named = f.commands.is_empty() || f.commands.contains(&command);
-            named && (f.kind != FaultKind::Missing || command == CommandName::Queue)
+            let lists = matches!(f.kind, FaultKind::Missing | FaultKind::OddState);
+            named && (!lists || command == CommandName::Queue)
         })?;
         let hit = self.0[index].clone();
         if let Some(times) = &mut self.0[index].times {

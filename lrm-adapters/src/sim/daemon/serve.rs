@@ -205,6 +205,7 @@ impl Daemon {
                 | FaultKind::LostAnswer
                 | FaultKind::HangAfter
                 | FaultKind::Missing
+                | FaultKind::OddState
                 | FaultKind::Garbled,
             )
             | None => {
@@ -222,11 +223,8 @@ impl Daemon {
                 response
             }
         };
-        if let (Response::Jobs(jobs), Some(fault)) = (&mut response, &fault)
-            && fault.kind == FaultKind::Missing
-        {
-            let left_out = fault.job.map(|j| j.to_string());
-            jobs.retain(|j| left_out.as_ref().is_some_and(|id| j.seen.id.as_str() != id));
+        if let (Response::Jobs(jobs), Some(fault)) = (&mut response, &fault) {
+            fault.falsify(jobs);
         }
         if kind == Some(FaultKind::Garbled) {
             response = Response::Garbled("{\"count\":1,\"jobs\":[{\"id\":\"1\",\"sta".to_owned());
@@ -486,7 +484,11 @@ async fn converse(stream: UnixStream, ask: mpsc::Sender<Asked>) {
             let _ = write.write_all(format!("{text}\n").as_bytes()).await;
         }
         Some(
-            FaultKind::Error | FaultKind::LostAnswer | FaultKind::Missing | FaultKind::Garbled,
+            FaultKind::Error
+            | FaultKind::LostAnswer
+            | FaultKind::Missing
+            | FaultKind::OddState
+            | FaultKind::Garbled,
         )
         | None => {
             let _ = write.write_all(format!("{text}\n").as_bytes()).await;
