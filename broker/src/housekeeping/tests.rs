@@ -39,7 +39,6 @@ fn site() -> SiteConfig {
         max_running: 10,
         idle_limit: None,
         enabled: true,
-        nodes: 1,
     }
 }
 
