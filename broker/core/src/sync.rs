@@ -323,6 +323,9 @@ impl Broker {
         let (boot, number, before) = (slot.boot.clone(), slot.number, slot.told.clone());
         let leases = self.wanted_leases(key, &boot);
         let unknown = leases.iter().any(|l| l.order.is_some());
+        let listed = p.lrm.end.is_some() && p.lrm.missing_since.is_none();
+        let site = self.tables.sites.get(&p.site);
+        let watched = listed && site.is_some_and(|s| s.silent_since.is_none());
         let told = Told {
             number,
             leases: (leases.iter())
@@ -346,6 +349,7 @@ impl Broker {
             lease_ttl: self.config().lease_ttl,
             leases,
             slot_end: told.slot_end,
+            watched,
             leave: told.leave,
             acknowledged: told.acknowledged,
             discard: told.discard.into_iter().collect(),

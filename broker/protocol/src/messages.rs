@@ -121,6 +121,10 @@ pub struct SyncReply {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub slot_end: Option<Timestamp>,
+    /// The LRM answers the broker, which tells a moved end with its next answer: the pilot need
+    /// not ask the LRM itself.
+    #[serde(default)]
+    pub watched: bool,
     /// Take nothing more, evict what runs, leave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave: Option<Reason>,

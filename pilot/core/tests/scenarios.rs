@@ -329,3 +329,21 @@ fn a_wall_clock_that_jumps_changes_nothing() {
         assert!((550_000..600_000).contains(&w.now), "{w}");
     }
 }
+
+#[test]
+fn the_lrm_is_asked_on_the_node_only_where_the_broker_does_not_hear_from_it() {
+    let probes = |watched, answers_lost| {
+        let mut w = World::new(Rules {
+            end: 3600,
+            watched,
+            answers_lost,
+            ..Rules::default()
+        });
+        w.run(600);
+        w.probes
+    };
+    assert_eq!(probes(true, 0), 0, "one listing is enough for all");
+    assert!(probes(false, 0) >= 18, "every 30 s");
+    // Every answer is lost.
+    assert!(probes(true, 1) >= 18, "the broker is silent");
+}

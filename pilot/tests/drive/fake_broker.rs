@@ -190,6 +190,7 @@ async fn sync(State(book): State<Shared>, Json(request): Json<SyncRequest>) -> R
             })
             .collect(),
         slot_end: None,
+        watched: false,
         leave: book.leave.clone(),
         acknowledged: request.events.last().map_or(EventSeq(0), |e| e.seq),
         discard: vec![],

@@ -126,6 +126,13 @@ impl Agent {
         if let Some(end) = reply.slot_end {
             self.hear(EndSource::Broker, end);
         }
+        if let (true, Some(every)) = (reply.watched, self.settings.probe_every) {
+            // One listing for all pilots instead of a question from each, as long as the broker
+            // speaks: it answers at least every third of the time that a lease lives.
+            let silence = Span::from_millis(reply.lease_ttl.as_millis() / 2);
+            let next = self.now.mono + every.max(silence);
+            self.next_probe = self.next_probe.max(next);
+        }
         if let Some(reason) = reply.leave {
             self.evict(reason, false, exit::OK);
         }

@@ -111,6 +111,8 @@ impl Agent {
             facts.margin,
             settings.word_stale_after,
         );
+        // The slot file is new: by then the broker may have a listing with this job.
+        let next_probe = now.mono + settings.probe_every.map_or(Span::ZERO, |every| every + every);
         Self {
             facts,
             host,
@@ -127,7 +129,7 @@ impl Agent {
             idle_limit: None,
             idle_since: now.mono,
             eviction: None,
-            next_probe: now.mono,
+            next_probe,
             deadline_told: false,
             exchange: exchange::Exchange::default(),
             discarding: BTreeSet::new(),

@@ -141,6 +141,7 @@ impl World {
             lease_ttl: Span::from_secs(self.rules.ttl),
             leases,
             slot_end: None,
+            watched: self.rules.watched,
             leave: self.leave.clone(),
             acknowledged: request.events.last().map_or(EventSeq(0), |e| e.seq),
             discard: vec![],

@@ -32,6 +32,7 @@ impl World {
             }
             Effect::Sync { request, timeout } => self.take_sync(request, timeout),
             Effect::Probe => {
+                self.probes += 1;
                 let end = self.end_told.map(wall);
                 self.later(15, Due::Report(Event::Probed(end)));
             }

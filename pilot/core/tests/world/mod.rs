@@ -47,6 +47,8 @@ pub struct Rules {
     pub answers_lost: u64,
     /// Guests obey an ACPI shutdown.
     pub obedient: bool,
+    /// The LRM answers the broker.
+    pub watched: bool,
     pub seed: u64,
 }
 
@@ -63,6 +65,7 @@ impl Default for Rules {
             suspend_fails: 0,
             answers_lost: 0,
             obedient: true,
+            watched: false,
             seed: 1,
         }
     }
@@ -138,6 +141,8 @@ pub struct World {
     pub fenced: BTreeSet<LeaseKey>,
     pub deaf_until: u64,
     pub end_told: Option<u64>,
+    /// How often the LRM was asked on the node.
+    pub probes: u32,
     pub leave: Option<Reason>,
     under_way: Option<(Box<SyncRequest>, Mono)>,
     last_sync: u64,
@@ -203,6 +208,7 @@ impl World {
             fenced: BTreeSet::new(),
             deaf_until,
             end_told: None,
+            probes: 0,
             leave: None,
             under_way: None,
             last_sync: 0,
