@@ -43,6 +43,7 @@ mod state;
 mod sync;
 mod tables;
 mod views;
+mod withdrawal;
 mod words;
 
 pub use changes::{Changes, Records};
