@@ -45,6 +45,7 @@ mod state;
 mod sync;
 mod tables;
 mod views;
+mod withdrawal;
 mod words;
 
 pub use changes::{Changes, Forgotten, Records};

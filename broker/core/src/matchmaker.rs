@@ -13,10 +13,10 @@ use protocol::time::{Span, Timestamp};
 
 use crate::config::SiteConfig;
 use crate::fit;
-use crate::pilot_job::is_being_withdrawn;
 use crate::queue::{Class, ClassKey, need};
 use crate::records::{PilotRecord, SlotRecord};
 use crate::state::Broker;
+use crate::withdrawal::is_being_withdrawn;
 
 /// Requests of one owner and class that are looked at in one match before the next owner's turn.
 const LOOK_AT: usize = 32;

@@ -7,9 +7,10 @@ use protocol::time::{Span, Timestamp};
 
 use crate::BrokerConfig;
 use crate::effect::{CancelScope, Effect};
-use crate::pilot_job::{is_being_withdrawn, is_surplus, latest_end, looking_up};
+use crate::pilot_job::{latest_end, looking_up};
 use crate::records::{CancelProgress, PilotRecord, SubmitProgress};
 use crate::state::Broker;
+use crate::withdrawal::{is_being_withdrawn, is_surplus};
 use crate::words::hour;
 
 /// A pilot that was announced by hand and never came is forgotten after so long.

@@ -16,12 +16,12 @@ use protocol::time::{Span, Timestamp};
 use protocol::workspace::AdvanceTo;
 
 use crate::effect::{Reply, SyncDecision};
-use crate::pilot_job::is_being_withdrawn;
 use crate::records::{
     CancelProgress, Hold, LeaseRecord, Log, PilotRecord, SlotRecord, Told, Wish, WorkspaceRecord,
 };
 use crate::state::Broker;
 use crate::tables::Note;
+use crate::withdrawal::is_being_withdrawn;
 
 /// States that one pilot is asked to delete at a time.
 const MAX_DISCARDS: usize = 16;

@@ -112,7 +112,10 @@ impl Agent {
             settings.word_stale_after,
         );
         // The slot file is new: by then the broker may have a listing with this job.
-        let next_probe = now.mono + settings.probe_every.map_or(Span::ZERO, |every| every + every);
+        let next_probe = now.mono
+            + settings
+                .probe_every
+                .map_or(Span::ZERO, |every| every + every);
         Self {
             facts,
             host,
