@@ -4,8 +4,8 @@
 //! A workspace goes with its log and its idempotency key: the same key makes a new workspace from
 //! then on. Nothing goes that something may still come of: no workspace with a lease, a saved state
 //! or a state that is still to be deleted; no pilot job that counts against its site's limits or
-//! has a lease. A job on several nodes goes with all its pilots' records at once. A pilot that comes after its pilot job was forgotten is told that there is none,
-//! and leaves.
+//! has a lease. A job on several nodes goes with all its pilots' records at once. A pilot that comes
+//! after its pilot job was forgotten is told that there is none, and leaves.
 
 use std::collections::BTreeSet;
 
@@ -19,8 +19,8 @@ use crate::state::Broker;
 use crate::tables::is_live;
 
 impl Broker {
-    /// Forgets at most `limit` workspaces and pilot jobs of what ended before `ended_before`, the oldest workspaces
-    /// first, then pilot jobs.
+    /// Forgets at most `limit` workspaces and pilot jobs of what ended before `ended_before`, the
+    /// oldest workspaces first, then pilot jobs.
     pub(crate) fn forget(&mut self, ended_before: Timestamp, limit: usize) -> Reply {
         let states: BTreeSet<String> = (self.tables.discards.keys())
             .filter_map(|state| state.as_str().rsplit_once(".g"))

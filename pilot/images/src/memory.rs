@@ -3,7 +3,8 @@
 //! Several threads each take the next block, read it, hash it and hand it to the disk past the page
 //! cache, so that the disk is busy while a processor hashes. They write one after the other, which
 //! lets the file grow in order (measured: a quarter faster than into holes or reserved room, at all
-//! numbers of threads). The way back is the same, but they read and write as they come.
+//! numbers of threads). On the way back they read through the page cache, as they come (measured:
+//! up to twice as fast as past it).
 //!
 //! The digest is made of the digests of equal chunks, so that the chunks can be hashed in any order
 //! and at once, and zeros cost nothing.
@@ -63,7 +64,8 @@ pub(crate) fn save(
 /// Reads the memory file at `path`, which is `bytes` long, into `memory`, where there is one; all
 /// of that is zero before.
 pub(crate) fn load(path: &Path, bytes: u64, memory: Option<&File>) -> io::Result<Sum> {
-    let file = open_past_cache(OpenOptions::new().read(true), path)?;
+    // Through the page cache, which reads ahead: past it a disk has one block at a time to read.
+    let file = File::open(path)?;
     let places = blocks_with_data(&file, bytes)?;
     let load = Load {
         file: &file,
@@ -114,7 +116,7 @@ impl BlockWork for Load<'_> {
 
     fn take(&self, block: &mut Buffer, at: u64) -> io::Result<Self::Made> {
         let room = block.room(length(self.bytes, at));
-        retry_cached(self.file, || self.file.read_exact_at(room, at))?;
+        self.file.read_exact_at(room, at)?;
         Ok(digests(room))
     }
 
