@@ -7,6 +7,9 @@ use protocol::time::Span;
 
 use crate::settings::Settings;
 
+/// A suspend of fewer bytes is mostly syncs and renames: no rate follows from it.
+const LEAST_TOLD: u64 = 8 << 20;
+
 /// Measured write rates of suspends in this slot.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Rates {
@@ -26,9 +29,9 @@ pub struct SuspendCost {
 }
 
 impl Rates {
-    /// Takes a measurement. One without bytes or time says nothing.
+    /// Takes a measurement. One of few bytes tells what every suspend costs, and nothing of a rate.
     pub fn learn(&mut self, bytes: u64, took: Span) {
-        if bytes == 0 || took.is_zero() {
+        if bytes < LEAST_TOLD || took.is_zero() {
             return;
         }
         let rate = as_f64(bytes) / took.as_secs_f64();
@@ -137,7 +140,8 @@ mod tests {
         r.learn(100_000_000, Span::from_millis(1000));
         assert!(r.low(&s) < 7e8, "one slow write counts: {:?}", r.measured());
         r.learn(0, Span::from_secs(1));
-        r.learn(5, Span::ZERO);
+        r.learn(100_000_000, Span::ZERO);
+        r.learn(31, Span::from_millis(28));
         assert_eq!(r.measured().unwrap().count, 22);
     }
 }
