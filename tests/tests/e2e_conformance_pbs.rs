@@ -29,6 +29,8 @@ async fn what_can_be_checked_of_a_pbs_without_history_passes() -> Result<()> {
         "unreachable",
         "restart",
         "reused-id",
+        // It has no words for it.
+        "avoid",
     ])?;
     assert_eq!(done.report()?.lrm, "PBS");
     // No job was submitted twice.
