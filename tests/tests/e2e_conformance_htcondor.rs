@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use e2e::harness::condor::CondorSite;
+use e2e::harness::qualify::{PLAYED, only};
 use e2e::harness::{Guests, Installation, Setup};
 
 #[tokio::test]
@@ -14,10 +15,10 @@ async fn a_real_htcondor_is_qualified() -> Result<()> {
         ..site.setup(Guests::Null, "shared")
     };
     let it = Installation::start_with(&setup, site.binaries.clone()).await?;
-    let done = it.qualify(&site.administrator()).await?;
-    // The site's pilot jobs are not rerunnable, no command for a lost node is given, and a schedd
-    // has a job on disk before it tells its id.
-    done.all_pass_but(&["requeue", "node-lost", "reused-id"])
+    let done = it
+        .qualify(&[site.administrator(), only(&PLAYED)].concat())
+        .await?;
+    done.all_pass_but(&[])
         .map_err(|e| e.context(site.pool.log("SchedLog")))?;
     let report = done.report()?;
     assert_eq!(report.lrm, "HTCondor");
