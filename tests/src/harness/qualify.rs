@@ -16,14 +16,13 @@ const LIMIT: Duration = Duration::from_secs(840);
 
 /// Rules in which the program itself has a part, on its own side or by an administrator's command,
 /// and that need no long walltime: all rules on the same batch systems are the adapters' own tests.
-pub const PLAYED: [&str; 9] = [
+pub const PLAYED: [&str; 8] = [
     "found-by-key",
     "lost-answer",
     "cancel-running",
     "preemption",
     "hung-command",
     "missing",
-    "restart",
     "withdraw",
     "avoid",
 ];
