@@ -1,7 +1,8 @@
 //! Measures the QEMU driver by itself: start, suspend and resume of a guest whose memory is full,
-//! each suspend beside a plain synced write of the same bytes to the same store.
+//! each suspend beside a plain synced write of the same bytes to the same store; every other suspend
+//! after a flush.
 //!
-//! `cargo run --release -p pilot --example suspend_rate -- GUEST-DIR STORE [MEMORY-MIB [FILL-MIB]]`
+//! `cargo run --release -p pilot --example suspend_rate -- GUEST-DIR STORE [MEMORY-MIB [FILL-MIB [DIRTY-MIB/S]]]`
 //! (build the program `pilot` with the same profile first: it starts the guests).
 
 use std::fs::{self, File};
@@ -40,13 +41,15 @@ async fn main() -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [guest, store, rest @ ..] = args.as_slice() else {
-        return Err("usage: suspend_rate GUEST-DIR STORE [MEMORY-MIB [FILL-MIB]]".into());
+        return Err(
+            "usage: suspend_rate GUEST-DIR STORE [MEMORY-MIB [FILL-MIB [DIRTY-MIB/S]]]".into(),
+        );
     };
     let number = |n: usize, default: u64| rest.get(n).map_or(Ok(default), |t| t.parse());
-    let (memory, fill) = (number(0, 512)?, number(1, 400)?);
+    let (memory, fill, dirty) = (number(0, 512)?, number(1, 400)?, number(2, 0)?);
     let store = PathBuf::from(store);
     let root = tempfile::tempdir_in(&store)?;
-    let lab = lab(Path::new(guest), root.path(), memory, fill)?;
+    let lab = lab(Path::new(guest), root.path(), memory, fill, dirty)?;
     let mut state: Option<StateRef> = None;
     for generation in 1..=6 {
         let resume = state.is_some();
@@ -57,6 +60,17 @@ async fn main() -> Result<()> {
             while !fs::read_to_string(guest.console_path())?.contains("GUEST-FILLED") {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
+        }
+        let flushed = generation % 2 == 0;
+        if flushed {
+            guest.flush();
+            let clock = now();
+            let whole = guest.resident_bytes().await;
+            while guest.resident_bytes().await > whole / 8 && clock.elapsed().as_secs() < 30 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            print!("flushed for {:.1} s: ", clock.elapsed().as_secs_f64());
+            tokio::time::sleep(Duration::from_secs(6)).await;
         }
         let predicted = guest.resident_bytes().await;
         let order = SuspendOrder {
@@ -117,7 +131,7 @@ fn raw_write(dir: &Path, bytes: u64, flags: i32) -> Result<Duration> {
     Ok(took)
 }
 
-fn lab(guest: &Path, root: &Path, memory_mib: u64, fill: u64) -> Result<Lab> {
+fn lab(guest: &Path, root: &Path, memory_mib: u64, fill: u64, dirty: u64) -> Result<Lab> {
     let program = std::env::current_exe()?;
     let pilot = program
         .parent()
@@ -156,7 +170,7 @@ fn lab(guest: &Path, root: &Path, memory_mib: u64, fill: u64) -> Result<Lab> {
         image: Image {
             kernel: Some(artefact("vmlinux")),
             initrd: Some(artefact("initrd.cpio")),
-            cmdline: Some(format!("{} nonet fill={fill}", own.trim())),
+            cmdline: Some(format!("{} nonet fill={fill} dirty={dirty}", own.trim())),
             disks: Vec::new(),
         },
         resources: Resources {

@@ -29,6 +29,7 @@ pub(crate) trait BlockWork: Sync {
 /// the error that was the first cause.
 pub(crate) fn walk<W: BlockWork>(
     places: &[u64],
+    effort: Effort,
     in_order: bool,
     work: &W,
 ) -> io::Result<Vec<W::Made>> {
@@ -39,7 +40,7 @@ pub(crate) fn walk<W: BlockWork>(
         work,
     };
     let ends = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads().min(places.len()))
+        let others: Vec<_> = (1..effort.threads().min(places.len()))
             .filter_map(|_| {
                 let thread = thread::Builder::new().name("state-memory".into());
                 // Fewer threads take longer, that is all.
@@ -73,10 +74,26 @@ pub(crate) fn is_interrupted(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::Interrupted
 }
 
-/// One more than there are processors: while one waits for the disk, another can hash.
-fn threads() -> usize {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    (processors + 1).min(MOST_THREADS)
+/// How much of the node work on a memory may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effort {
+    /// All that helps: a guest stands still for it.
+    Full,
+    /// One thread: the guest that it is for runs on.
+    Background,
+}
+
+impl Effort {
+    /// One more than there are processors: while one waits for the disk, another can hash.
+    fn threads(self) -> usize {
+        match self {
+            Self::Background => 1,
+            Self::Full => {
+                let processors = thread::available_parallelism().map_or(1, usize::from);
+                (processors + 1).min(MOST_THREADS)
+            }
+        }
+    }
 }
 
 struct Walk<'a, W> {
@@ -179,6 +196,13 @@ impl Buffer {
         }
     }
 
+    /// A block of zeros.
+    pub(crate) fn zeros() -> Self {
+        let mut zeros = Self::new();
+        zeros.length = BLOCK;
+        zeros
+    }
+
     /// Room for the next block, which is `length` long, at most [`BLOCK`].
     pub(crate) fn room(&mut self, length: usize) -> &mut [u8] {
         self.length = length.min(BLOCK);
@@ -227,9 +251,13 @@ mod tests {
     #[test]
     fn all_blocks_are_worked_on_once_and_in_order_where_that_is_wanted() {
         let places: Vec<u64> = (0..500).map(|n| n * 7).collect();
-        for in_order in [true, false] {
+        for (in_order, effort) in [
+            (true, Effort::Full),
+            (false, Effort::Full),
+            (false, Effort::Background),
+        ] {
             let count = Count::new(None);
-            let made = walk(&places, in_order, &count).unwrap();
+            let made = walk(&places, effort, in_order, &count).unwrap();
             assert!(made.iter().copied().eq(places.iter().map(|p| p * 2)));
             let mut placed = count.placed.into_inner().unwrap();
             if !in_order {
@@ -237,7 +265,10 @@ mod tests {
             }
             assert_eq!(placed, places, "in order: {in_order}");
         }
-        assert_eq!(walk(&[], true, &Count::new(None)).unwrap(), [0; 0]);
+        assert_eq!(
+            walk(&[], Effort::Full, true, &Count::new(None)).unwrap(),
+            [0; 0]
+        );
     }
 
     #[test]
@@ -245,7 +276,7 @@ mod tests {
         let places: Vec<u64> = (0..500).collect();
         for in_order in [true, false] {
             let count = Count::new(Some(100));
-            let e = walk(&places, in_order, &count).unwrap_err();
+            let e = walk(&places, Effort::Full, in_order, &count).unwrap_err();
             assert_eq!(e.to_string(), "no room");
             let placed = count.placed.into_inner().unwrap();
             if in_order {

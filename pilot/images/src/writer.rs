@@ -15,8 +15,9 @@ use crate::digest::{Algorithm, digest_file};
 use crate::durable::{Placed, create_new, link_or_copy, remove_dir, sync_dir};
 use crate::error::StateError;
 use crate::manifest::{self, Chunks, FileEntry, Manifest, is_plain_name};
-use crate::memory;
+use crate::memory::{self, ChunkSet};
 use crate::store::Store;
+use crate::walk::{Effort, is_interrupted};
 
 const OPEN: u8 = 0;
 const COMMITTING: u8 = 1;
@@ -63,46 +64,86 @@ pub struct StateWriter {
     committed: bool,
 }
 
-/// Writes a guest's memory for a state, beside the [`StateWriter`].
+/// A guest's memory on its way into a state, beside the [`StateWriter`]: in one pass, or in many
+/// while the guest runs.
 #[derive(Debug)]
-pub struct MemorySaver {
+pub struct MemoryImage {
     name: String,
     path: PathBuf,
     id: StateId,
     decision: Decision,
+    image: memory::Image,
+    bytes: u64,
+    written: u64,
 }
 
 /// A memory that was written, and that its [`StateWriter`] has still to take in.
 #[derive(Debug)]
 pub struct SavedMemory {
     entry: FileEntry,
+    written: u64,
 }
 
-impl MemorySaver {
-    /// Writes all `bytes` of `memory`, as fast as the disk takes them. Nobody may write to it
-    /// meanwhile. It ends soon after the state was called off.
+impl MemoryImage {
+    /// Brings those chunks of `memory` as they are now, as fast as the disk takes them; what is in
+    /// the state already as it is now is not written again. Returns the bytes that were written;
+    /// none when `stop` said so before the end: then it is not known which chunks are missing.
+    /// It ends soon after the state was called off.
     ///
     /// # Errors
-    /// The memory can't be read or the file not be written, or the state was called off.
-    pub fn save(&self, memory: &File, bytes: u64) -> Result<SavedMemory, StateError> {
-        let stop = || self.decision.is_called_off();
-        let sum = memory::save(memory, bytes, &self.path, &stop).map_err(|e| {
-            if self.decision.is_called_off() {
-                let id = self.id.to_string();
-                return StateError::CalledOff { id };
+    /// The memory can't be read or the file not be written, or the state was called off. It may be
+    /// tried again with the same chunks.
+    pub fn bring(
+        &mut self,
+        memory: &File,
+        chunks: &ChunkSet,
+        effort: Effort,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<u64>, StateError> {
+        self.written = 0;
+        let decision = &self.decision;
+        let ends = || decision.is_called_off() || stop();
+        match self.image.bring(memory, chunks, effort, &ends) {
+            Ok(written) => {
+                self.written = written;
+                Ok(Some(written))
             }
-            StateError::io("write the memory to", &self.path, e)
-        })?;
+            Err(_) if self.decision.is_called_off() => {
+                let id = self.id.to_string();
+                Err(StateError::CalledOff { id })
+            }
+            Err(e) if is_interrupted(&e) => Ok(None),
+            Err(e) => Err(StateError::io("write the memory to", &self.path, e)),
+        }
+    }
+
+    /// Makes durable what was brought so far, so that there is less to be done at the end.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    pub fn sync(&self) -> Result<(), StateError> {
+        let synced = self.image.sync();
+        synced.map_err(|e| StateError::io("make durable", &self.path, e))
+    }
+
+    /// All of the memory was brought, as it is now.
+    ///
+    /// # Errors
+    /// A part of it could not be written, or its end not be made.
+    pub fn finish(self) -> Result<SavedMemory, StateError> {
+        let sum = self.image.finish();
+        let sum = sum.map_err(|e| StateError::io("write the memory to", &self.path, e))?;
         let entry = FileEntry {
-            name: self.name.clone(),
-            bytes,
+            name: self.name,
+            bytes: self.bytes,
             blake3: sum.hex,
             chunks: Some(Chunks {
                 chunk_bytes: memory::CHUNK as u64,
                 data_bytes: sum.data,
             }),
         };
-        Ok(SavedMemory { entry })
+        let written = self.written;
+        Ok(SavedMemory { entry, written })
     }
 }
 
@@ -113,7 +154,8 @@ pub struct Committed {
     pub manifest: String,
     /// Bytes of all its files.
     pub bytes: u64,
-    /// Bytes that were written for it; linked files do not count.
+    /// Bytes that were written for it, of a memory only those of the last pass; linked files do not
+    /// count.
     pub written: u64,
 }
 
@@ -163,14 +205,24 @@ impl StateWriter {
         create_new(&path).map_err(|e| StateError::io("make", &path, e))
     }
 
-    /// What writes a guest's memory into a new file of the state, from a thread of its own.
-    pub fn memory_saver(&self, name: &str) -> MemorySaver {
-        MemorySaver {
+    /// Makes a new file of the state for a guest's memory of `bytes`, to be filled from a thread of
+    /// its own. It is all zero.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn memory_image(&self, name: &str, bytes: u64) -> Result<MemoryImage, StateError> {
+        let path = self.path(name);
+        let image = memory::Image::create(&path, bytes);
+        let image = image.map_err(|e| StateError::io("make", &path, e))?;
+        Ok(MemoryImage {
             name: name.to_owned(),
-            path: self.path(name),
+            path,
             id: self.id.clone(),
             decision: self.decision(),
-        }
+            image,
+            bytes,
+            written: 0,
+        })
     }
 
     /// Takes in a memory that was written.
@@ -181,7 +233,7 @@ impl StateWriter {
         self.check_open()?;
         let path = self.path(&saved.entry.name);
         let file = File::open(&path).map_err(|e| StateError::io("open", &path, e))?;
-        self.written += saved.entry.data_bytes();
+        self.written += saved.written;
         self.enter(saved.entry)?;
         self.unsynced.push((path, file));
         Ok(())

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use image_store::{
-    Committed, DiskEntry, Manifest, Platform, StateError, StateWriter, Store, VerifiedState,
+    ChunkSet, Committed, DiskEntry, Effort, Manifest, Platform, SavedMemory, StateError,
+    StateWriter, Store, VerifiedState,
 };
 use protocol::ids::{Generation, StateId, WorkspaceId};
 use protocol::time::{Span, Timestamp};
@@ -58,11 +59,16 @@ fn ram() -> File {
     file
 }
 
+fn save(w: &StateWriter, name: &str) -> Result<SavedMemory, StateError> {
+    let mut image = w.memory_image(name, RAM)?;
+    image.bring(&ram(), &ChunkSet::all(RAM), Effort::Full, &|| false)?;
+    image.finish()
+}
+
 /// Makes a state of a memory, devices and a disk layer.
 fn make(store: &Store, name: &str) -> Committed {
     let mut w = StateWriter::begin(store, &id(name)).unwrap();
-    let saved = w.memory_saver("memory").save(&ram(), RAM).unwrap();
-    w.add_memory(saved).unwrap();
+    w.add_memory(save(&w, "memory").unwrap()).unwrap();
     w.add_bytes("devices", b"devices").unwrap();
     fs::write(w.path("disk-0.0.qcow2"), b"layer").unwrap();
     w.add("disk-0.0.qcow2").unwrap();
@@ -129,9 +135,9 @@ fn a_state_that_is_called_off_stops_the_saving_of_its_memory() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let mut w = StateWriter::begin(&store, &id("ws-1.g3")).unwrap();
-    let early = w.memory_saver("memory").save(&ram(), RAM).unwrap();
+    let early = save(&w, "memory").unwrap();
     assert!(w.decision().call_off());
-    let late = w.memory_saver("late").save(&ram(), RAM);
+    let late = save(&w, "late");
     assert!(
         matches!(late, Err(StateError::CalledOff { .. })),
         "{late:?}"

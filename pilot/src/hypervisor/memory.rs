@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::process::Stdio;
 
-use image_store::memory_bytes;
+use image_store::ChunkSet;
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -46,7 +46,7 @@ impl GuestMemory {
 
     /// Upper bound of the bytes that a state of it has. Takes some milliseconds.
     pub(super) fn in_use(&self) -> u64 {
-        memory_bytes(&self.file, self.bytes).unwrap_or(self.bytes)
+        ChunkSet::with_data(&self.file, self.bytes).map_or(self.bytes, |set| set.data_bytes())
     }
 
     /// What a process gets it by: as its standard output, on which it can write nothing, but which

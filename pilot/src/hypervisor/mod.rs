@@ -282,6 +282,17 @@ impl Guest {
         }
     }
 
+    /// Begins to bring the guest's memory to the store while it runs, so that its suspend has to bring
+    /// only what has changed since ([`Guest::resident_bytes`] tells how much that is). It works in the
+    /// directory of its suspend's state, until that or until the guest's end. Idempotent; where it
+    /// can't be done, the suspend does without.
+    pub fn flush(&self) {
+        match &self.kind {
+            Kind::Qemu(g) => g.flush(),
+            Kind::Null(_) => {}
+        }
+    }
+
     /// Suspends the guest to the store (rule 5). On success it is gone. Wait for its end, which
     /// [`Guest::abort_suspend`] brings near: dropped, it leaves the guest stopped.
     ///

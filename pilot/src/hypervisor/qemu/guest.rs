@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::boot::{Process, Started};
+use super::flush::Flush;
 use super::qmp::{Qmp, Version};
 use super::watch::{Shared, Watcher};
 use super::{COMMAND, Driver};
@@ -40,6 +41,7 @@ pub(super) struct Running {
     pub abort: Notify,
     /// Held while a suspend, or a thread that one left behind, is at work.
     pub suspending: Arc<Mutex<()>>,
+    pub flush: Flush,
 }
 
 impl QemuGuest {
@@ -68,6 +70,7 @@ impl QemuGuest {
             paused: AtomicBool::new(false),
             abort: Notify::new(),
             suspending: Arc::default(),
+            flush: Flush::default(),
         }));
         tokio::spawn(release_at_the_end(Arc::clone(&guest.0)));
         (guest, receiver)
@@ -138,15 +141,19 @@ async fn release_at_the_end(running: Arc<Running>) {
     let mut exit = running.shared.exit.subscribe();
     let known = exit.wait_for(Option::is_some).await.is_ok();
     if let (true, Some(memory)) = (known, running.parts.memory.clone()) {
-        drop(offload("release-memory", move || memory.release()).await);
+        let released = offload("release-memory", move || {
+            running.end_flush();
+            memory.release();
+        });
+        drop(released.await);
     }
 }
 
 impl Running {
     /// Upper bound of what a suspend writes for memory and devices. Takes some milliseconds.
     pub(super) fn resident_bytes(&self) -> u64 {
-        let memory = self.parts.memory.as_ref();
-        memory.map_or(0, |m| m.in_use()) + DEVICE_BYTES
+        let all = || self.parts.memory.as_ref().map_or(0, |m| m.in_use());
+        self.left_to_flush().unwrap_or_else(all) + DEVICE_BYTES
     }
 
     pub(super) async fn execute(&self, command: &str) -> Result<(), ControlError> {

@@ -13,9 +13,11 @@
 
 mod args;
 mod boot;
+mod flush;
 mod guest;
 mod qmp;
 mod suspend;
+mod tracker;
 mod watch;
 
 use std::ffi::OsString;

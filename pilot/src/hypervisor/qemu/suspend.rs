@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! room? -> stop -> memory to .tmp, by us  -> sync, layers, manifest, rename -> kill the process
-//!               -> devices, by QEMU       /
+//! (or what a    -> devices, by QEMU       /
+//! flush has got
+//! ready)
 //! ```
 //! The memory is a file that the guest and we share: several threads hash and write it at the
 //! disk's speed while QEMU, whose own way is page by page, streams its devices through a pipe.
@@ -17,22 +19,20 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use image_store::{
-    Committed, Decision, Manifest, MemorySaver, SavedMemory, StateError, StateWriter, Store,
-    free_bytes,
-};
+use image_store::{Committed, Decision, Manifest, SavedMemory, StateError, StateWriter, Store};
 use protocol::codes::{Reason, ReasonCode};
 use protocol::lease::StateRef;
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{sleep, timeout};
 
-use super::guest::{DEVICE_BYTES, QemuGuest, Running};
+use super::flush::{Ahead, Draft};
+use super::guest::{QemuGuest, Running};
 use super::{COMMAND, DEVICES, args};
 use crate::hypervisor::errors::{ControlError, SuspendError};
 use crate::hypervisor::memory::GuestMemory;
 use crate::hypervisor::offload::offload;
-use crate::hypervisor::stage::{MEMORY, StagedDisk};
+use crate::hypervisor::stage::StagedDisk;
 use crate::hypervisor::state::{Failure, commit, manifest};
 use crate::hypervisor::stopwatch::Stopwatch;
 use crate::hypervisor::types::{SuspendOrder, Suspended, WhenLate};
@@ -107,7 +107,7 @@ impl QemuGuest {
 
 impl Running {
     async fn within_budget(
-        &self,
+        self: &Arc<Self>,
         order: &SuspendOrder,
         progress: &Shared,
         busy: Arc<OwnedMutexGuard<()>>,
@@ -133,15 +133,15 @@ impl Running {
     }
 
     async fn attempt(
-        &self,
+        self: &Arc<Self>,
         order: &SuspendOrder,
         progress: &Shared,
         busy: Arc<OwnedMutexGuard<()>>,
     ) -> Result<Committed, Failure> {
-        let saver = self.prepare(progress, Arc::clone(&busy)).await?;
+        let draft = self.prepare(progress, Arc::clone(&busy)).await?;
         at(progress, |p| p.stopped = true);
         self.execute("stop").await?;
-        let memory = self.save_memory(saver, Arc::clone(&busy));
+        let memory = self.save_memory(draft, Arc::clone(&busy));
         let devices = self.save_devices(progress, order.budget.as_duration());
         let (memory, devices) = tokio::try_join!(memory, devices).inspect_err(|_| {
             // The other one ends soon.
@@ -170,60 +170,43 @@ impl Running {
             .map_err(Failure::from)
     }
 
-    /// Checks that there is room and makes the state's directory.
+    /// What a flush has got ready, or a new state; checks that there is room.
     async fn prepare(
-        &self,
+        self: &Arc<Self>,
         progress: &Shared,
         busy: Arc<OwnedMutexGuard<()>>,
-    ) -> Result<MemorySaver, Failure> {
-        let (store, id) = (self.driver.store.clone(), self.parts.state_id.clone());
-        let memory = self.memory()?;
-        let disks = self.parts.disks.clone();
-        let progress = Arc::clone(progress);
+    ) -> Result<Draft, Failure> {
+        let (running, progress) = (Arc::clone(self), Arc::clone(progress));
         let prepared = offload("suspend-prepare", move || {
-            let resident = memory.in_use() + DEVICE_BYTES;
-            let needed = resident + resident / 20 + to_be_copied(&disks, store.states_dir());
-            let free = free_bytes(store.states_dir()).map_err(|e| {
-                Failure::Failed(format!("the store does not say what is free: {e}"))
-            })?;
-            if free < needed {
-                return Err(Failure::Full(format!(
-                    "the suspend needs {} MiB in the store at {}, which has {} MiB free",
-                    needed >> 20,
-                    store.states_dir().display(),
-                    free >> 20
-                )));
-            }
-            let writer = StateWriter::begin(&store, &id)?;
-            let saver = writer.memory_saver(MEMORY);
+            let Ahead { writer, draft } = running.take_ahead(&running.parts.state_id)?;
             at(&progress, |p| {
                 p.decision = Some(writer.decision());
                 p.files = Some(writer);
             });
             drop(busy);
-            Ok(saver)
+            Ok(draft)
         });
         prepared.await.map_err(|e| Failure::Failed(e.to_string()))?
     }
 
-    fn memory(&self) -> Result<Arc<GuestMemory>, Failure> {
+    pub(super) fn memory(&self) -> Result<Arc<GuestMemory>, Failure> {
         let memory = self.parts.memory.clone();
         memory.ok_or_else(|| Failure::Failed("the guest has no memory".to_owned()))
     }
 
-    /// Writes the memory of the guest, which is stopped.
+    /// Brings what is not in the store of the memory of the guest, which is stopped.
     async fn save_memory(
-        &self,
-        saver: MemorySaver,
+        self: &Arc<Self>,
+        draft: Draft,
         busy: Arc<OwnedMutexGuard<()>>,
     ) -> Result<SavedMemory, Failure> {
-        let memory = self.memory()?;
+        let running = Arc::clone(self);
         let saved = offload("suspend-memory", move || {
-            let saved = saver.save(memory.file(), memory.bytes());
+            let saved = running.bring_rest(draft);
             drop(busy);
             saved
         });
-        Ok(saved.await.map_err(|e| Failure::Failed(e.to_string()))??)
+        saved.await.map_err(|e| Failure::Failed(e.to_string()))?
     }
 
     /// The devices as QEMU has them; it has nothing else to stream.
@@ -268,7 +251,7 @@ impl Running {
 
     /// Brings the guest back to what it was, removes what was written, says what happened.
     async fn undo(
-        &self,
+        self: &Arc<Self>,
         order: &SuspendOrder,
         failure: Failure,
         progress: &Shared,
@@ -312,7 +295,7 @@ impl Running {
     }
 
     /// Removes the files of the attempt, also those that a thread still works on.
-    async fn clean_up(&self, progress: &Shared) {
+    async fn clean_up(self: &Arc<Self>, progress: &Shared) {
         // First what would keep the disk busy, then whatever a thread was just about to make.
         discard_files(progress).await;
         if timeout(CLEAN_UP, self.suspending.lock()).await.is_err() {
@@ -322,6 +305,8 @@ impl Running {
             );
         }
         discard_files(progress).await;
+        let running = Arc::clone(self);
+        drop(offload("flush-end", move || running.end_flush()).await);
     }
 }
 
@@ -333,7 +318,7 @@ async fn discard_files(progress: &Shared) {
 }
 
 /// Bytes of layers that lie on another file system than the store.
-fn to_be_copied(disks: &[StagedDisk], states: &Path) -> u64 {
+pub(super) fn to_be_copied(disks: &[StagedDisk], states: &Path) -> u64 {
     let store = fs::metadata(states).map_or(0, |m| m.dev());
     disks
         .iter()

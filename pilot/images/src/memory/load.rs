@@ -1,0 +1,62 @@
+//! The way back: from a state's file into a memory, with every byte hashed.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::chunk_set::ChunkSet;
+use super::{CHUNK, ChunkDigest, NOTHING, Sum, digest, is_whole, length, sum};
+use crate::walk::{BlockWork, Buffer, Effort, walk};
+
+/// Reads the memory file at `path`, which is `bytes` long, into `memory`, where there is one; all
+/// of that is zero before.
+pub(crate) fn load(path: &Path, bytes: u64, memory: Option<&File>) -> io::Result<Sum> {
+    // Through the page cache, which reads ahead: past it a disk has one block at a time to read.
+    let file = File::open(path)?;
+    is_whole(bytes)?;
+    let blocks = ChunkSet::with_data(&file, bytes)?.blocks();
+    let load = Load {
+        file: &file,
+        bytes,
+        memory,
+    };
+    let made = walk(&blocks, Effort::Full, false, &load)?;
+    let mut all = vec![NOTHING; usize::try_from(bytes).map_err(io::Error::other)? / CHUNK];
+    for (at, digests) in blocks.iter().zip(made) {
+        let first = usize::try_from(*at).map_err(io::Error::other)? / CHUNK;
+        all[first..first + digests.len()].copy_from_slice(&digests);
+    }
+    Ok(sum(&all))
+}
+
+struct Load<'a> {
+    file: &'a File,
+    bytes: u64,
+    memory: Option<&'a File>,
+}
+
+impl BlockWork for Load<'_> {
+    type Made = Vec<ChunkDigest>;
+
+    fn take(&self, block: &mut Buffer, at: u64) -> io::Result<Self::Made> {
+        let room = block.room(length(self.bytes, at));
+        self.file.read_exact_at(room, at)?;
+        Ok(room.chunks(CHUNK).map(digest).collect())
+    }
+
+    fn place(&self, block: &Buffer, at: u64, digests: &Self::Made) -> io::Result<()> {
+        let Some(memory) = self.memory else {
+            return Ok(());
+        };
+        let mut n = 0;
+        for same in digests.chunk_by(|a, b| (*a == NOTHING) == (*b == NOTHING)) {
+            let range = n * CHUNK..(n + same.len()) * CHUNK;
+            n += same.len();
+            if same.first() != Some(&NOTHING) {
+                memory.write_all_at(&block.bytes()[range.clone()], at + range.start as u64)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! A running guest's memory is brought to the store ahead of its suspend: nothing is lost of what it
+//! writes meanwhile, and nothing is left where the suspend does not come.
+
+mod guests;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use guests::{Site, complaints, console, counts_to, ended, eventually, first_seen, order, suspend};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use pilot::hypervisor::{ExitHow, Guest};
+use protocol::codes::ReasonCode;
+use protocol::lease::StateRef;
+use protocol::slot_file::HypervisorKind;
+use protocol::time::Span;
+use protocol::workspace::WorkspaceSpec;
+
+const FILL_MIB: u64 = 64;
+
+fn site() -> Site {
+    Site::new(HypervisorKind::Qemu)
+}
+
+/// A guest with a full memory, of which it rewrites so many MiB a second.
+fn spec(site: &Site, dirty: u64) -> WorkspaceSpec {
+    let mut spec = site.spec_with_disk(&format!("fill={FILL_MIB} dirty={dirty}"));
+    spec.resources.memory_mib = 256;
+    spec
+}
+
+/// What is in the store of a state under construction, in bytes on the disk.
+fn ahead(site: &Site, generation: u64) -> u64 {
+    let path = format!("states/.tmp-ws-1.g{generation}/memory");
+    fs::metadata(site.store.join(path)).map_or(0, |m| m.blocks() * 512)
+}
+
+/// Begins a flush and waits until a pass has brought the filled memory.
+async fn flush(site: &Site, guest: &Guest, generation: u64) {
+    guest.flush();
+    guest.flush();
+    eventually("a pass over the memory", || {
+        (ahead(site, generation) >= FILL_MIB << 20).then_some(())
+    })
+    .await;
+}
+
+async fn filled(guest: &Guest) {
+    eventually("a full memory", || {
+        console(guest).contains("GUEST-FILLED").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_guest_writes_during_its_flush_is_in_its_state() {
+    let site = site();
+    for (name, dirty) in [("idle", 0), ("busy", 60)] {
+        let spec = spec(&site, dirty);
+        let mut state: Option<StateRef> = None;
+        for generation in 1..=2 {
+            let slot = site.slot(&format!("{name}-{generation}"));
+            let (guest, mut events) = slot.run(generation, &spec, state.as_ref()).await;
+            if state.is_none() {
+                filled(&guest).await;
+            }
+            let seen = first_seen(&guest).await;
+            flush(&site, &guest, generation).await;
+            // Some passes of its own over its memory, and more of ours where there are changes.
+            counts_to(&guest, seen.n + 30).await;
+            let made = suspend(&guest).await;
+            assert_eq!(ended(&mut events).await, ExitHow::EndedByUs);
+            assert_eq!(complaints(&guest), [""; 0], "{name}, slot {generation}");
+            println!("{name}, slot {generation}: {made:?}");
+            if dirty == 0 {
+                assert!(made.written < made.state.bytes / 3, "{made:?}");
+            }
+            if let Some(old) = state.replace(made.state) {
+                slot.hypervisor.discard(&old.id).await.unwrap();
+            }
+            fs::remove_dir_all(slot.journal.scratch()).unwrap();
+        }
+        assert_eq!(site.states(), ["ws-1.g2"]);
+        fs::remove_dir_all(site.store.join("states/ws-1.g2")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn without_a_suspend_nothing_is_left_of_a_flush() {
+    let site = site();
+    let spec = spec(&site, 0);
+    for generation in [1, 2] {
+        let slot = site.slot(&format!("s{generation}"));
+        let (guest, mut events) = slot.run(generation, &spec, None).await;
+        filled(&guest).await;
+        flush(&site, &guest, generation).await;
+        let expected = if generation == 1 {
+            guest.kill().await;
+            ExitHow::EndedByUs
+        } else {
+            guest.shutdown().await.unwrap();
+            ExitHow::PoweredOff
+        };
+        assert_eq!(ended(&mut events).await, expected);
+        assert!(!guest.pid().is_some_and(lives));
+        eventually("an empty store", || site.states().is_empty().then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_suspend_that_fails_after_a_flush_costs_nothing_and_both_can_be_tried_again() {
+    let mut too_large = SigSet::empty();
+    too_large.add(Signal::SIGXFSZ);
+    too_large.thread_block().unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    let site = site();
+    let slot = site.slot("s1");
+    let spec = spec(&site, 20);
+    let (guest, mut events) = slot.run(1, &spec, None).await;
+    filled(&guest).await;
+    let seen = first_seen(&guest).await;
+    flush(&site, &guest, 1).await;
+    let mut late = order();
+    late.budget = Span::from_millis(1);
+    let e = guest.suspend(late).await.unwrap_err();
+    assert_eq!(
+        (e.reason.code, e.guest_alive),
+        (ReasonCode::SuspendTooSlow, true),
+        "{e}"
+    );
+    assert_eq!(site.states(), [""; 0]);
+    flush(&site, &guest, 1).await;
+    // What the guest writes is written again, but there is no room for it.
+    setrlimit(Resource::RLIMIT_FSIZE, 4 << 20, hard).unwrap();
+    let e = guest.suspend(order()).await.unwrap_err();
+    setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
+    assert_eq!(
+        (e.reason.code, e.guest_alive),
+        (ReasonCode::DiskFull, true),
+        "{e}"
+    );
+    assert_eq!(site.states(), [""; 0]);
+    counts_to(&guest, seen.n + 3).await;
+    flush(&site, &guest, 1).await;
+    let made = suspend(&guest).await;
+    assert_eq!(ended(&mut events).await, ExitHow::EndedByUs);
+    assert_eq!(complaints(&guest), [""; 0]);
+
+    let slot = site.slot("s2");
+    let (guest, _) = slot.run(2, &spec, Some(&made.state)).await;
+    let seen = first_seen(&guest).await;
+    counts_to(&guest, seen.n + 20).await;
+    assert_eq!(complaints(&guest), [""; 0]);
+    guest.kill().await;
+}
