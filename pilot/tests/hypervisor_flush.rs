@@ -6,7 +6,9 @@ mod guests;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use guests::{Site, complaints, console, counts_to, ended, eventually, first_seen, order, suspend};
+use guests::{
+    Site, complaints, console, counts_to, ended, eventually, first_seen, lives, order, suspend,
+};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use pilot::hypervisor::{ExitHow, Guest};

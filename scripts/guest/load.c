@@ -78,11 +78,12 @@ __attribute__((used)) void start(u64 *stack) {
   for (u64 b = 0; b < blocks; b++) fill((u64 *)(memory + (i64)(b * BLOCK)), seed_of(b, 0));
   say("GUEST-FILLED\n");
   u64 per_tenth = (rate + 9) / 10;
-  for (u64 at = 0, round = 0;;) {
+  for (u64 at = 0, round = 0, written = 0;;) {
     for (u64 k = 0; k < (rate ? per_tenth : 1); k++) {
       volatile u64 *block = (u64 *)(memory + (i64)(at * BLOCK));
       if (!intact(block, seed_of(at, round))) say("GUEST-CORRUPT memory of the load\n");
       if (rate) fill(block, seed_of(at, round + 1));
+      if (rate && ++written % 64 == 0) say("GUEST-WROTE 64 MiB\n");
       if (++at == blocks) {
         at = 0;
         if (rate) round++;

@@ -31,7 +31,7 @@ pub const BENCHMARKS: &[(&str, &str)] = &[
     ),
     (
         "suspend",
-        "suspend to a durable, verified state against a plain write and fsync of as many bytes",
+        "suspend to a durable, verified state against a plain write and fsync of as many bytes; and the suspend of a guest whose memory was flushed while it ran, against one of all of it (`--guest-mb N`, `--dirty idle|busy`: only that)",
     ),
     (
         "resume",
@@ -121,13 +121,17 @@ pub fn list() -> String {
 }
 
 /// Runs the named benchmarks, or all; `false` if a target is missed.
-pub fn run(workshop: &Workshop, names: &[String], json: bool) -> Result<bool> {
+/// `options` are for the benchmark `suspend`, and only that has any.
+pub fn run(workshop: &Workshop, names: &[String], options: &[String], json: bool) -> Result<bool> {
     let known: Vec<&str> = BENCHMARKS.iter().map(|(name, _)| *name).collect();
     if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
         bail!(
             "there is no benchmark {unknown}; the benchmarks are: {}",
             known.join(", ")
         );
+    }
+    if !options.is_empty() && names != ["suspend"] {
+        bail!("{} is only for: scripts/bench suspend", options.join(" "));
     }
     let chosen: Vec<&str> = if names.is_empty() {
         known
@@ -146,7 +150,7 @@ pub fn run(workshop: &Workshop, names: &[String], json: bool) -> Result<bool> {
     for name in chosen {
         let watch = Stopwatch::start();
         eprintln!("bench: {name}");
-        let measured = measure(workshop, name)?;
+        let measured = measure(workshop, name, options)?;
         for figure in &measured {
             if json {
                 println!("{}", serde_json::to_string(figure)?);
@@ -188,7 +192,7 @@ fn build(workshop: &Workshop, log: &mut Log) -> Result<()> {
     Ok(())
 }
 
-fn measure(workshop: &Workshop, name: &str) -> Result<Vec<Figure>> {
+fn measure(workshop: &Workshop, name: &str, options: &[String]) -> Result<Vec<Figure>> {
     let programs = workshop.programs(Profile::Release);
     let output = Command::new(programs.join("wp-bench"))
         .arg(name)
@@ -198,6 +202,7 @@ fn measure(workshop: &Workshop, name: &str) -> Result<Vec<Figure>> {
         .arg(workshop.guest())
         .arg("--static-pilot")
         .arg(workshop.static_pilot())
+        .args(options)
         .stderr(Stdio::inherit())
         .output()
         .context("failed to start wp-bench")?;

@@ -52,6 +52,12 @@ enum Task {
         /// Print one JSON object per figure
         #[arg(long)]
         json: bool,
+        /// `suspend`: only the flushed guest with so much memory, MiB
+        #[arg(long, value_name = "N")]
+        guest_mb: Option<u64>,
+        /// `suspend`: only the flushed guest that does this with its memory: idle or busy
+        #[arg(long, value_name = "HOW", value_parser = ["idle", "busy"])]
+        dirty: Option<String>,
         /// Name the benchmarks and say what each measures
         #[arg(long)]
         list: bool,
@@ -96,8 +102,17 @@ fn run(arguments: Arguments) -> Result<bool> {
         Task::Bench {
             names,
             json,
+            guest_mb,
+            dirty,
             list: false,
-        } => bench::run(&workshop, &names, json),
+        } => {
+            let options = [
+                guest_mb.map(|n| format!("--guest-mb={n}")),
+                dirty.map(|how| format!("--dirty={how}")),
+            ];
+            let options: Vec<String> = options.into_iter().flatten().collect();
+            bench::run(&workshop, &names, &options, json)
+        }
         Task::Demo { arguments } => demo::run(&workshop, &arguments),
         Task::Guest => guest::build(&workshop, &mut command::Log::terminal()).map(|()| true),
         Task::Docs => docs::write(&workshop, &mut command::Log::terminal()).map(|()| true),

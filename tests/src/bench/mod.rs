@@ -5,9 +5,11 @@
 
 mod clock;
 mod disk;
+mod driver;
 mod elf;
 mod evict;
 mod figure;
+mod flush;
 mod footprint;
 mod guest;
 mod lease_to_running;
@@ -25,6 +27,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub use figure::{Baseline, Figure, Target};
+pub use flush::Dirty;
 use suspend_resume::Half;
 
 /// What a benchmark is told.
@@ -36,6 +39,10 @@ pub struct Options {
     pub guest: PathBuf,
     /// The pilot that `scripts/build-static` made; `programs` has another where it is missing.
     pub static_pilot: PathBuf,
+    /// `suspend`: only a guest with so much memory, MiB.
+    pub guest_mib: Option<u64>,
+    /// `suspend`: only a guest that does this with its memory.
+    pub dirty: Option<Dirty>,
 }
 
 impl Options {
@@ -83,10 +90,28 @@ pub async fn run(benchmark: Benchmark, options: &Options) -> Result<Vec<Figure>>
     match benchmark {
         Benchmark::PilotStart => pilot_start::run(options).await,
         Benchmark::LeaseToRunning => lease_to_running::run(options).await,
-        Benchmark::Suspend => suspend_resume::run(options, Half::Suspend).await,
+        Benchmark::Suspend => suspend(options).await,
         Benchmark::Resume => suspend_resume::run(options, Half::Resume).await,
         Benchmark::Evict => evict::run(options).await,
         Benchmark::Sync => sync::run(options).await,
         Benchmark::Footprint => footprint::run(options).await,
     }
+}
+
+/// MiB of memory of the guests whose suspend after a flush is measured.
+const FLUSHED_MIB: u64 = 1024;
+
+async fn suspend(options: &Options) -> Result<Vec<Figure>> {
+    let (guest_mib, dirty) = (options.guest_mib, options.dirty);
+    let mut figures = Vec::new();
+    if guest_mib.is_none() && dirty.is_none() {
+        figures = suspend_resume::run(options, Half::Suspend).await?;
+    }
+    for each in [Dirty::Idle, Dirty::Busy] {
+        if dirty.is_none_or(|only| only == each) {
+            let guest_mib = guest_mib.unwrap_or(FLUSHED_MIB);
+            figures.extend(flush::run(options, guest_mib, each).await?);
+        }
+    }
+    Ok(figures)
 }

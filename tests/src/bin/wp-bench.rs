@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use e2e::bench::{Benchmark, Options, run};
+use e2e::bench::{Benchmark, Dirty, Options, run};
 
 /// Measures one thing and prints a line of JSON for each figure.
 #[derive(Parser)]
@@ -22,6 +22,12 @@ struct Args {
     /// The pilot that `scripts/build-static` made.
     #[arg(long, value_name = "FILE", default_value = "target/static/pilot")]
     static_pilot: PathBuf,
+    /// `suspend`: only a guest with so much memory, MiB.
+    #[arg(long, value_name = "N")]
+    guest_mb: Option<u64>,
+    /// `suspend`: only a guest that does this with its memory.
+    #[arg(long, value_enum)]
+    dirty: Option<Dirty>,
 }
 
 fn main() -> ExitCode {
@@ -45,6 +51,8 @@ fn measure(args: &Args) -> Result<()> {
         programs: absolute(&args.programs)?,
         guest: absolute(&args.guest)?,
         static_pilot: absolute(&args.static_pilot)?,
+        guest_mib: args.guest_mb,
+        dirty: args.dirty,
     };
     let figures = runtime.block_on(async {
         tokio::select! {
