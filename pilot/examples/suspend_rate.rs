@@ -60,6 +60,7 @@ async fn main() -> Result<()> {
         }
         let predicted = guest.resident_bytes().await;
         let order = SuspendOrder {
+            state: guest.id().state_id()?,
             run: Span::ZERO,
             at: Timestamp::from_secs(0),
             budget: Span::from_secs(300),

@@ -45,16 +45,11 @@ pub(super) fn manifest(
     devices: Vec<String>,
     order: &SuspendOrder,
 ) -> Manifest {
-    let Parts {
-        request,
-        state_id,
-        disks,
-        ..
-    } = parts;
+    let Parts { request, disks, .. } = parts;
     let spec = &request.spec;
     Manifest {
         version: 0, // by the writer
-        state: state_id.clone(),
+        state: order.state.clone(),
         workspace: request.guest.workspace.clone(),
         generation: request.guest.generation,
         platform,

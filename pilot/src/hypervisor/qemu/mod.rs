@@ -13,6 +13,7 @@
 
 mod args;
 mod boot;
+mod checkpoint;
 mod guest;
 mod qmp;
 mod suspend;

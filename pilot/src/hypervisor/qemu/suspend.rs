@@ -22,6 +22,7 @@ use image_store::{
     free_bytes,
 };
 use protocol::codes::{Reason, ReasonCode};
+use protocol::ids::StateId;
 use protocol::lease::StateRef;
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
@@ -86,7 +87,7 @@ impl QemuGuest {
                 running.kill().await;
                 Ok(Suspended {
                     state: StateRef {
-                        id: running.parts.state_id.clone(),
+                        id: order.state,
                         manifest: made.manifest,
                         site: running.driver.setup.site.clone(),
                         bytes: made.bytes,
@@ -95,6 +96,7 @@ impl QemuGuest {
                     },
                     written: made.written,
                     took,
+                    paused: took,
                 })
             }
             Err(failure) => {
@@ -138,7 +140,9 @@ impl Running {
         progress: &Shared,
         busy: Arc<OwnedMutexGuard<()>>,
     ) -> Result<Committed, Failure> {
-        let saver = self.prepare(progress, Arc::clone(&busy)).await?;
+        let saver = self
+            .prepare(&order.state, progress, Arc::clone(&busy))
+            .await?;
         at(progress, |p| p.stopped = true);
         self.execute("stop").await?;
         let memory = self.save_memory(saver, Arc::clone(&busy));
@@ -173,10 +177,11 @@ impl Running {
     /// Checks that there is room and makes the state's directory.
     async fn prepare(
         &self,
+        state: &StateId,
         progress: &Shared,
         busy: Arc<OwnedMutexGuard<()>>,
     ) -> Result<MemorySaver, Failure> {
-        let (store, id) = (self.driver.store.clone(), self.parts.state_id.clone());
+        let (store, id) = (self.driver.store.clone(), state.clone());
         let memory = self.memory()?;
         let disks = self.parts.disks.clone();
         let progress = Arc::clone(progress);
@@ -282,7 +287,7 @@ impl Running {
         if migrating && alive() {
             self.cancel_migration().await;
         }
-        self.clean_up(progress).await;
+        self.clean_up(&order.state, progress).await;
         let reason = failure.reason(order.budget);
         if stopped
             && alive()
@@ -312,12 +317,12 @@ impl Running {
     }
 
     /// Removes the files of the attempt, also those that a thread still works on.
-    async fn clean_up(&self, progress: &Shared) {
+    async fn clean_up(&self, state: &StateId, progress: &Shared) {
         // First what would keep the disk busy, then whatever a thread was just about to make.
         discard_files(progress).await;
         if timeout(CLEAN_UP, self.suspending.lock()).await.is_err() {
             tracing::warn!(
-                state.id = %self.parts.state_id,
+                state.id = %state,
                 "a thread of a suspend that was called off hangs in the store; it will not commit"
             );
         }
