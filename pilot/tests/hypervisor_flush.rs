@@ -7,7 +7,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use guests::{
-    Site, complaints, console, counts_to, ended, eventually, first_seen, lives, order, suspend,
+    Site, checkpoint_order, complaints, console, counts_to, ended, eventually, first_seen, lives,
+    order, suspend,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -122,7 +123,7 @@ async fn a_suspend_that_fails_after_a_flush_costs_nothing_and_both_can_be_tried_
     filled(&guest).await;
     let seen = first_seen(&guest).await;
     flush(&site, &guest, 1).await;
-    let mut late = order();
+    let mut late = order(&guest);
     late.budget = Span::from_millis(1);
     let e = guest.suspend(late).await.unwrap_err();
     assert_eq!(
@@ -134,7 +135,7 @@ async fn a_suspend_that_fails_after_a_flush_costs_nothing_and_both_can_be_tried_
     flush(&site, &guest, 1).await;
     // What the guest writes is written again, but there is no room for it.
     setrlimit(Resource::RLIMIT_FSIZE, 4 << 20, hard).unwrap();
-    let e = guest.suspend(order()).await.unwrap_err();
+    let e = guest.suspend(order(&guest)).await.unwrap_err();
     setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
     assert_eq!(
         (e.reason.code, e.guest_alive),
@@ -152,6 +153,75 @@ async fn a_suspend_that_fails_after_a_flush_costs_nothing_and_both_can_be_tried_
     let (guest, _) = slot.run(2, &spec, Some(&made.state)).await;
     let seen = first_seen(&guest).await;
     counts_to(&guest, seen.n + 20).await;
+    assert_eq!(complaints(&guest), [""; 0]);
+    guest.kill().await;
+}
+
+#[tokio::test]
+async fn checkpoints_of_a_busy_guest_are_whole_and_its_flush_goes_on() {
+    let site = site();
+    let spec = spec(&site, 40);
+    let slot = site.slot("s1");
+    let (guest, mut events) = slot.run(1, &spec, None).await;
+    filled(&guest).await;
+    flush(&site, &guest, 1).await;
+    let mut last = None;
+    for number in [1, 2] {
+        let seen = counts_to(&guest, 0).await;
+        let made = guest.checkpoint(checkpoint_order(&guest, number)).await;
+        let made = made.unwrap_or_else(|e| panic!("checkpoint {number}: {e}"));
+        println!("checkpoint {number}: {made:?}");
+        counts_to(&guest, seen.n + 5).await;
+        flush(&site, &guest, 1).await;
+        last = Some((seen, made.state));
+    }
+    let (before, state) = last.unwrap();
+    let suspended = suspend(&guest).await;
+    assert_eq!(ended(&mut events).await, ExitHow::EndedByUs);
+    assert_eq!(complaints(&guest), [""; 0]);
+    assert_eq!(site.states(), ["ws-1.g1", "ws-1.g1.c1", "ws-1.g1.c2"]);
+    fs::remove_dir_all(slot.journal.scratch()).unwrap();
+    // From the checkpoint, as if the guest had been lost; then from its suspend.
+    for (generation, state) in [(2, &state), (3, &suspended.state)] {
+        let slot = site.slot(&format!("s{generation}"));
+        let (guest, _) = slot.run(generation, &spec, Some(state)).await;
+        let seen = first_seen(&guest).await;
+        assert_eq!(seen.boot, before.boot);
+        counts_to(&guest, seen.n + 20).await;
+        assert_eq!(complaints(&guest), [""; 0], "generation {generation}");
+        guest.kill().await;
+    }
+}
+
+#[tokio::test]
+async fn a_paused_guest_whose_suspend_has_failed_can_be_suspended_without_having_run() {
+    let mut too_large = SigSet::empty();
+    too_large.add(Signal::SIGXFSZ);
+    too_large.thread_block().unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    let site = site();
+    let slot = site.slot("s1");
+    let spec = spec(&site, 0);
+    let (guest, mut events) = slot.run(1, &spec, None).await;
+    filled(&guest).await;
+    guest.pause().await.unwrap();
+    let seen = counts_to(&guest, 0).await;
+    for _ in 0..2 {
+        setrlimit(Resource::RLIMIT_FSIZE, 16 << 20, hard).unwrap();
+        let e = guest.suspend(order(&guest)).await.unwrap_err();
+        setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
+        assert_eq!(
+            (e.reason.code, e.guest_alive),
+            (ReasonCode::DiskFull, true),
+            "{e}"
+        );
+    }
+    let made = suspend(&guest).await;
+    assert_eq!(ended(&mut events).await, ExitHow::EndedByUs);
+    assert_eq!(counts_to(&guest, 0).await, seen, "it ran");
+    let slot = site.slot("s2");
+    let (guest, _) = slot.run(2, &spec, Some(&made.state)).await;
+    counts_to(&guest, seen.n + 3).await;
     assert_eq!(complaints(&guest), [""; 0]);
     guest.kill().await;
 }

@@ -25,7 +25,7 @@ async fn a_disk_that_fills_up_during_a_suspend_costs_neither_guest_nor_state() {
     let seen = first_seen(&guest).await;
     for bytes in [20 << 20, 4 << 20, 4096] {
         limit(bytes);
-        let e = guest.suspend(order()).await.unwrap_err();
+        let e = guest.suspend(order(&guest)).await.unwrap_err();
         limit(hard);
         assert_eq!(
             (e.reason.code, e.guest_alive),

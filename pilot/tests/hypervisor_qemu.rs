@@ -182,7 +182,7 @@ async fn a_hung_qemu_holds_nothing_up() {
     let (guest, mut events) = slot.run(1, &site.spec(""), None).await;
     first_seen(&guest).await;
     kill(pid(&guest), Signal::SIGSTOP).unwrap();
-    let mut order = order();
+    let mut order = order(&guest);
     order.budget = Span::from_millis(300);
     order.when_late = WhenLate::Kill;
     let e = tokio::time::timeout(LONG, guest.suspend(order))
@@ -219,7 +219,7 @@ async fn a_qemu_that_dies_in_the_middle_of_a_suspend_leaves_no_state() {
     let bytes = guest.resident_bytes().await;
     assert!((300 << 20..500 << 20).contains(&bytes), "{bytes}");
     let memory = site.store.join("states/.tmp-ws-1.g1/memory");
-    let (result, ()) = tokio::join!(guest.suspend(order()), async {
+    let (result, ()) = tokio::join!(guest.suspend(order(&guest)), async {
         eventually("some of the memory is written", || {
             fs::metadata(&memory)
                 .is_ok_and(|m| m.len() > 1 << 20)
@@ -245,7 +245,7 @@ async fn a_suspend_that_is_called_off_in_the_middle_leaves_nothing_and_the_guest
     let (guest, _) = full_guest(&site, &slot).await;
     let before = counts_to(&guest, 1).await;
     let memory = site.store.join("states/.tmp-ws-1.g1/memory");
-    let (result, ()) = tokio::join!(guest.suspend(order()), async {
+    let (result, ()) = tokio::join!(guest.suspend(order(&guest)), async {
         eventually("some of the memory is written", || {
             fs::metadata(&memory)
                 .is_ok_and(|m| m.len() > 1 << 20)
@@ -295,7 +295,7 @@ async fn a_store_without_room_is_noticed_before_the_guest_is_stopped() {
     let _tiny = Tiny::mount(&states, 16);
     let (guest, _) = slot.run(1, &site.spec(""), None).await;
     let seen = first_seen(&guest).await;
-    let e = guest.suspend(order()).await.unwrap_err();
+    let e = guest.suspend(order(&guest)).await.unwrap_err();
     assert_eq!(
         (e.reason.code, e.guest_alive),
         (ReasonCode::DiskFull, true),

@@ -214,7 +214,7 @@ impl Broker {
                 length(ground.usable)
             ),
             Misfit::Notice => format!(
-                "the notice of {} is too short to suspend {memory}, which needs {}{}; ask the site for a longer notice, or let the request be killed (`may_be_killed`)",
+                "the notice of {} is too short to suspend {memory}, which needs {}{}; ask the site for a longer notice, or let the request have checkpoints (`checkpoint_every`) or be killed (`may_be_killed`)",
                 site.notice,
                 length(notice::least(site.margin, need.memory_mib, ground.rate)),
                 self.at_what_rate(now, &ground)

@@ -16,7 +16,8 @@ use crate::state::Broker;
 use crate::tables::Note;
 use crate::words::hour;
 
-/// Resumes of one state in a row that may fail before it is given up.
+/// Leases that start from one state and fail before that state is given up: it may be the guest in
+/// it that always fails.
 const MAX_RESUME_FAILURES: u32 = 3;
 
 /// What users see of a phase; `None` for the end, which is decided and not shown.
@@ -73,6 +74,7 @@ impl Broker {
                 run_before: w.run,
                 resources: w.spec.resources,
                 resumed_from: w.saved.as_ref().map(|s| s.id.clone()),
+                checkpoint: 0,
                 hold: Hold::Held,
                 console_bytes: 0,
             });
@@ -87,7 +89,13 @@ impl Broker {
 
     /// Takes a pilot's word on a lease. The caller has checked that the pilot is the registered
     /// one. True when the report is of a lease that the pilot must be told is over.
-    pub(crate) fn report(&mut self, now: Timestamp, key: &SubmitKey, report: LeaseReport) -> bool {
+    pub(crate) fn report(
+        &mut self,
+        now: Timestamp,
+        key: &SubmitKey,
+        mut report: LeaseReport,
+    ) -> bool {
+        let checkpoint = report.checkpoint.take();
         let id = report.workspace;
         let boot = (self.tables.pilots.get(key))
             .and_then(|p| p.slot.as_ref())
@@ -96,11 +104,17 @@ impl Broker {
             l.generation == report.generation && l.slot == *key && Some(&l.boot) == boot.as_ref()
         });
         let Some(lease) = live.cloned() else {
+            if let Some(state) = checkpoint {
+                self.late_checkpoint(key, &id, report.generation, state);
+            }
             if let LeasePhase::Ended { outcome } = report.phase {
                 self.late_outcome(now, key, &id, report.generation, outcome, report.run);
             }
             return true;
         };
+        if let Some(state) = checkpoint {
+            self.take_checkpoint(&lease, state);
+        }
         match (shown(&report.phase), &lease.hold) {
             (Some(_), Hold::Orphaned { .. }) => true,
             (Some(state), Hold::Held) => {
@@ -117,7 +131,6 @@ impl Broker {
                     if state == WorkspaceState::Running {
                         self.node_is_well(key);
                         self.slot_bears_fruit(key, &lease.resources);
-                        self.tables.edit_workspace(&id, |w| w.resume_failures = 0);
                     }
                 }
                 false
@@ -161,7 +174,10 @@ impl Broker {
                     self.settle(now, id, Loss::Evicted, why);
                 }
             }
-            EndOutcome::Killed { reason } => self.settle(now, id, Loss::Evicted, reason),
+            EndOutcome::Killed { reason } => {
+                let reason = self.cost_of_end(&lease, run, reason);
+                self.settle(now, id, Loss::Evicted, reason);
+            }
             EndOutcome::Declined { reason } => {
                 self.declined(now, &lease);
                 self.note_decline(now, &lease, &reason);
@@ -173,7 +189,7 @@ impl Broker {
                 self.settle(now, id, Loss::Nothing, reason);
             }
             EndOutcome::Failed { reason, permanent } => {
-                self.failed(now, id, &lease, reason, permanent);
+                self.failed(now, id, &lease, run, reason, permanent);
             }
         }
     }
@@ -261,6 +277,7 @@ impl Broker {
         now: Timestamp,
         id: &WorkspaceId,
         lease: &LeaseRecord,
+        run: Span,
         reason: Reason,
         permanent: bool,
     ) {
@@ -277,7 +294,10 @@ impl Broker {
         if !corrupt && reason.code != ReasonCode::StateIncompatible {
             self.guest_failed_on(now, lease);
         }
-        if lease.resumed_from.is_some() {
+        let at_fault = (self.tables.workspaces.get(id))
+            .and_then(|w| w.saved.as_ref())
+            .is_some_and(|s| lease.resumed_from.as_ref() == Some(&s.id));
+        if at_fault {
             let mut give_up = corrupt;
             self.tables.edit_workspace(id, |w| {
                 w.resume_failures += 1;
@@ -290,6 +310,7 @@ impl Broker {
                 self.drop_saved(id);
             }
         }
+        let reason = self.cost_of_end(lease, run, reason);
         self.settle(now, id, Loss::Failed, reason);
     }
 
@@ -314,7 +335,9 @@ impl Broker {
             "lease {} in slot {} on node {} is over: {why}",
             lease.generation, lease.slot, lease.node
         );
-        self.settle(now, id, Loss::Evicted, Reason::new(code, text));
+        self.give_up_untold(&lease);
+        let why = self.cost_of_end(&lease, lease.run, Reason::new(code, text));
+        self.settle(now, id, Loss::Evicted, why);
     }
 
     /// A report of a lease that is over here. What the guest achieved is taken if nothing has
@@ -384,6 +407,7 @@ impl Broker {
                 node: lease.node.clone(),
             });
         });
+        self.release_start(&lease);
         Some(lease)
     }
 

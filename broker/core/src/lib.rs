@@ -21,6 +21,7 @@
 
 pub mod changes;
 mod check;
+mod checkpoint;
 pub mod config;
 mod courtesy;
 pub mod effect;

@@ -21,7 +21,7 @@ pub(crate) struct ClassKey {
     /// True for those that must get all the time that they need in one slot, because what they
     /// have done is lost at its end.
     pub(crate) unbroken: bool,
-    /// True for those that must be suspended and never killed, so that the notice has to be long
+    /// True for those that must be suspended and never killed (nor have checkpoints), so that the notice has to be long
     /// enough for all of their memory.
     pub(crate) owed: bool,
 }
@@ -40,7 +40,7 @@ impl ClassKey {
             site: w.saved.as_ref().map(|s| s.site.clone()),
             unbroken: w.spec.policy.on_eviction != OnEviction::Suspend,
             owed: w.spec.policy.on_eviction == OnEviction::Suspend
-                && !w.spec.policy.may_be_killed
+                && !w.spec.policy.bears_a_kill()
                 && w.spec.advance_to == AdvanceTo::Finished,
         }
     }

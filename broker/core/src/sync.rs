@@ -250,6 +250,7 @@ impl Broker {
                 None => EndOutcome::Declined { reason },
                 Some(_) => EndOutcome::Killed { reason },
             };
+            self.give_up_untold(&l);
             self.end_lease(now, &l.workspace, outcome, l.run);
         }
         let mut left = false;

@@ -131,6 +131,36 @@ impl SubmitKey {
     }
 }
 
+impl StateId {
+    /// The state that the suspend of a lease makes: `WORKSPACE.gGENERATION`.
+    ///
+    /// # Errors
+    /// It would be longer than a name may be.
+    pub fn of_lease(workspace: &WorkspaceId, generation: Generation) -> Result<Self, IdError> {
+        Self::new(&format!("{workspace}.g{generation}"))
+    }
+
+    /// A checkpoint of a lease: `WORKSPACE.gGENERATION.cNUMBER`, numbers from 1 in each lease.
+    ///
+    /// # Errors
+    /// It would be longer than a name may be.
+    pub fn of_checkpoint(
+        workspace: &WorkspaceId,
+        generation: Generation,
+        number: u32,
+    ) -> Result<Self, IdError> {
+        Self::new(&format!("{workspace}.g{generation}.c{number}"))
+    }
+
+    /// The number in a name that [`Self::of_checkpoint`] makes for this lease; none for any other.
+    pub fn checkpoint_of(&self, workspace: &WorkspaceId, generation: Generation) -> Option<u32> {
+        let (_, number) = self.0.rsplit_once(".c")?;
+        let number = number.parse().ok()?;
+        let same = Self::of_checkpoint(workspace, generation, number).as_ref() == Ok(self);
+        (same && number > 0).then_some(number)
+    }
+}
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -177,6 +207,30 @@ mod tests {
         }
         assert!(LrmJobId::new("12[].pbs server").is_ok());
         assert!(LrmJobId::new("a\nb").is_err());
+    }
+
+    #[test]
+    fn a_checkpoint_names_its_lease_and_number_and_only_in_one_way() {
+        let (ws, lease) = (WorkspaceId::new("ws-1.c2").unwrap(), Generation(3));
+        let suspended = StateId::of_lease(&ws, lease).unwrap();
+        assert_eq!(suspended.as_str(), "ws-1.c2.g3");
+        assert_eq!(suspended.checkpoint_of(&ws, lease), None);
+        let checkpoint = StateId::of_checkpoint(&ws, lease, 12).unwrap();
+        assert_eq!(checkpoint.as_str(), "ws-1.c2.g3.c12");
+        assert_eq!(checkpoint.checkpoint_of(&ws, lease), Some(12));
+        assert_eq!(checkpoint.checkpoint_of(&ws, Generation(2)), None);
+        for odd in [
+            "ws-1.c2.g3.c0",
+            "ws-1.c2.g3.c01",
+            "ws-1.c2.g3.c-1",
+            "ws-1.c2.g3.c",
+        ] {
+            let id = StateId::new(odd).unwrap();
+            assert_eq!(id.checkpoint_of(&ws, lease), None, "{odd}");
+        }
+        let long = WorkspaceId::new(&"x".repeat(60)).unwrap();
+        assert!(StateId::of_lease(&long, lease).is_ok());
+        assert!(StateId::of_checkpoint(&long, lease, 1).is_err());
     }
 
     #[test]

@@ -131,7 +131,8 @@ pub enum EndOutcome {
         /// Why it was suspended.
         reason: Reason,
     },
-    /// The guest was ended without a state; what it did since the last state is lost.
+    /// The guest was ended without a state; what it did since the last state, or checkpoint, is
+    /// lost.
     Killed {
         /// Why.
         reason: Reason,
@@ -183,4 +184,8 @@ pub struct LeaseReport {
     /// Bytes of the guest's console that this pilot has captured under this lease.
     #[serde(default)]
     pub console_bytes: u64,
+    /// The newest checkpoint of this lease: a state from which the workspace can go on if this
+    /// guest is lost. Older pilots make none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<StateRef>,
 }

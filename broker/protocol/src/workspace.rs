@@ -119,6 +119,27 @@ pub struct Policy {
     /// True: may be placed where a suspend would not fit the site's notice; a preemption then
     /// kills it and costs the run time since its last state.
     pub may_be_killed: bool,
+    /// A checkpoint is made each time that the guest has run for so long since its last state; none
+    /// makes none. What a kill then costs is the run time since the newest one, wherever the guest
+    /// is placed: it may be placed like one that `may_be_killed`. At least
+    /// [`Policy::LEAST_CHECKPOINT_EVERY`]; a pilot waits longer where checkpoints take long.
+    #[serde(
+        rename = "checkpoint_every_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u64>))]
+    pub checkpoint_every: Option<Span>,
+}
+
+impl Policy {
+    /// The shortest `checkpoint_every` that is taken.
+    pub const LEAST_CHECKPOINT_EVERY: Span = Span::from_secs(10);
+
+    /// True when the request bears a kill without a suspend: it said so, or its checkpoints bound
+    /// what that costs.
+    pub const fn bears_a_kill(&self) -> bool {
+        self.may_be_killed || self.checkpoint_every.is_some()
+    }
 }
 
 impl Default for Policy {
@@ -128,6 +149,7 @@ impl Default for Policy {
             max_suspends: 1000,
             max_restarts: 3,
             may_be_killed: false,
+            checkpoint_every: None,
         }
     }
 }
@@ -233,6 +255,9 @@ impl WorkspaceSpec {
                 "`run_time` is zero; say how long the guest needs to run, as in \"2h\"",
             );
         }
+        if let Some(fault) = self.policy.fault() {
+            return Some(fault);
+        }
         let context = &self.context;
         if context.user_data.as_ref().is_some_and(|u| u.len() > 65_536) {
             return fault(
@@ -248,6 +273,26 @@ impl WorkspaceSpec {
             );
         }
         None
+    }
+}
+
+impl Policy {
+    fn fault(&self) -> Option<SpecFault> {
+        let fault = |text: String| Some(SpecFault::new("policy.checkpoint_every", text));
+        let every = self.checkpoint_every?;
+        if every < Self::LEAST_CHECKPOINT_EVERY {
+            return fault(format!(
+                "`policy.checkpoint_every` is {every}, and the least is {}: the guest stands still while a checkpoint is made; write for instance \"10m\"",
+                Self::LEAST_CHECKPOINT_EVERY
+            ));
+        }
+        match self.on_eviction {
+            OnEviction::Suspend => None,
+            OnEviction::Restart | OnEviction::Fail => fault(
+                "`policy.checkpoint_every` needs `on_eviction = \"suspend\"`: a request that restarts from its image or fails never goes on from a checkpoint"
+                    .to_owned(),
+            ),
+        }
     }
 }
 

@@ -73,6 +73,7 @@ struct PolicySection {
     max_suspends: Option<u32>,
     max_restarts: Option<u32>,
     may_be_killed: Option<bool>,
+    checkpoint_every: Option<SpanText>,
 }
 
 #[derive(Deserialize, Default)]
@@ -154,6 +155,7 @@ pub fn parse_request(file: &str, base_dir: &str, text: &str) -> Result<Workspace
             max_suspends: raw.policy.max_suspends.unwrap_or(default.max_suspends),
             max_restarts: raw.policy.max_restarts.unwrap_or(default.max_restarts),
             may_be_killed: raw.policy.may_be_killed.unwrap_or(default.may_be_killed),
+            checkpoint_every: raw.policy.checkpoint_every.map(|s| s.0),
         },
         advance_to: raw.advance_to,
         network: raw.network,
@@ -191,7 +193,9 @@ fn home_of(text: &str, key: &str) -> Option<String> {
         "kernel" | "kernel_digest" | "initrd" | "initrd_digest" | "cmdline" => "[image]",
         "base" | "format" | "size" => "[[image.disk]]",
         "cores" | "memory" => "[resources]",
-        "on_eviction" | "max_suspends" | "max_restarts" | "may_be_killed" => "[policy]",
+        "on_eviction" | "max_suspends" | "max_restarts" | "may_be_killed" | "checkpoint_every" => {
+            "[policy]"
+        }
         "hostname" | "user_data" => "[context]",
         _ => return None,
     };
@@ -226,6 +230,32 @@ memory = "128 MiB"
         assert_eq!(spec.policy, Policy::default());
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<WorkspaceSpec>(&json).unwrap(), spec);
+    }
+
+    #[test]
+    fn checkpoints_are_off_unless_asked_for() {
+        let read = |policy: &str| {
+            parse_request("r.toml", "/h", &format!("{GOOD}[policy]\n{policy}\n"))
+                .map(|spec| spec.policy)
+        };
+        assert_eq!(read("").unwrap().checkpoint_every, None);
+        let policy = read("checkpoint_every = \"10m\"").unwrap();
+        assert_eq!(policy.checkpoint_every, Some(Span::from_mins(10)));
+        assert!(policy.bears_a_kill() && !policy.may_be_killed);
+        let json = serde_json::to_value(policy).unwrap();
+        assert_eq!(json["checkpoint_every_ms"], 600_000);
+        assert_eq!(serde_json::from_value::<Policy>(json).unwrap(), policy);
+        for (text, want) in [
+            ("checkpoint_every = \"9s\"", "the least is 10s"),
+            ("checkpoint_every = 600", "in quotes"),
+            (
+                "checkpoint_every = \"10m\"\non_eviction = \"restart\"",
+                "on_eviction = \"suspend\"",
+            ),
+        ] {
+            let e = read(text).unwrap_err().to_string();
+            assert!(e.contains(want) && e.contains("line 1"), "{text}: {e}");
+        }
     }
 
     #[test]

@@ -346,6 +346,7 @@ impl Pilot {
                 phase: LeasePhase::Running,
                 run: Span::from_secs(1),
                 console_bytes: 0,
+                checkpoint: None,
             })
             .collect();
     }

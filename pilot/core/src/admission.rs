@@ -52,7 +52,7 @@ pub fn admit(s: &Situation<'_>, order: &Order) -> Result<(), Reason> {
         ));
     }
     let suspends = match spec.policy.on_eviction {
-        OnEviction::Suspend => !spec.policy.may_be_killed,
+        OnEviction::Suspend => !spec.policy.bears_a_kill(),
         OnEviction::Restart | OnEviction::Fail => false,
     };
     let notice = s
@@ -63,7 +63,7 @@ pub fn admit(s: &Situation<'_>, order: &Order) -> Result<(), Reason> {
         return Err(Reason::new(
             ReasonCode::NoticeTooShort,
             format!(
-                "the site's notice of {} leaves {notice} for suspending, and this guest alone may need {}; a request with `may_be_killed` would be taken",
+                "the site's notice of {} leaves {notice} for suspending, and this guest alone may need {}; a request with `checkpoint_every` or `may_be_killed` would be taken",
                 s.clock.notice(),
                 cost.budget
             ),
@@ -72,9 +72,34 @@ pub fn admit(s: &Situation<'_>, order: &Order) -> Result<(), Reason> {
     let needed = s.plan.owed + cost.budget;
     if suspends && needed > notice {
         return too_small(format!(
-            "the site's notice of {} leaves {notice} for suspending, and all guests together need up to {needed}; a request with `may_be_killed` would be taken",
+            "the site's notice of {} leaves {notice} for suspending, and all guests together need up to {needed}; a request with `checkpoint_every` or `may_be_killed` would be taken",
             s.clock.notice()
         ));
     }
     Ok(())
+}
+
+/// What a kill would cost a guest that is taken although its suspend may not fit the notice, as a
+/// sentence; none where it fits.
+pub fn risk(s: &Situation<'_>, order: &Order) -> Option<String> {
+    let policy = &order.spec.policy;
+    let suspends = policy.on_eviction == OnEviction::Suspend;
+    if !suspends || order.spec.advance_to == AdvanceTo::Staged {
+        return None;
+    }
+    let left = s
+        .clock
+        .notice()
+        .minus(s.clock.margin() + s.settings.clean_up + s.settings.kill_cost);
+    let budget = s.rates.cost(s.settings, memory_bound(&order.spec)).budget;
+    if s.plan.owed + budget <= left {
+        return None;
+    }
+    let cost = match policy.checkpoint_every {
+        Some(every) => format!("the run time since its last checkpoint, one every {every}"),
+        None => "the run time since its last state".to_owned(),
+    };
+    Some(format!(
+        "its suspend may need {budget} and the notice leaves {left}, so a preemption may cost it {cost}"
+    ))
 }

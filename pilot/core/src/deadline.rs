@@ -56,7 +56,7 @@ pub fn plan<'a>(
         cost.insert(lease.key.clone(), c);
         if lease.is_suspendable() {
             let waits = !matches!(lease.stage, Stage::Suspending { .. });
-            let expendable = lease.spec.policy.may_be_killed;
+            let expendable = lease.spec.policy.bears_a_kill();
             if !expendable {
                 owed += rates.cost(settings, memory_bound(&lease.spec)).budget;
             }

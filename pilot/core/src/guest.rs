@@ -6,6 +6,7 @@
 //!                        Suspending <-+----------+-> Stopping -> Killing
 //!                             |                         |           |
 //!                             +--------> Ended <--------+-----------+
+//! Running <-> Checkpointing
 //! ```
 //! Owner: [`crate::agent::Agent`]. Every lease reaches `Ended` exactly once and stays there until
 //! the broker has taken its end.
@@ -17,6 +18,8 @@ use protocol::ids::{Generation, StateId, WorkspaceId};
 use protocol::lease::{DesiredLease, EndOutcome, Goal, LeasePhase, LeaseReport, Order, StateRef};
 use protocol::time::{Mono, Span};
 use protocol::workspace::{OnEviction, WorkspaceSpec};
+
+use crate::checkpoint::Checkpoints;
 
 /// Which lease: the workspace and the fencing number.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -39,7 +42,12 @@ impl LeaseKey {
     /// Name of the state that a suspend of this lease makes; none when the workspace's id is too
     /// long to make one.
     pub fn state_id(&self) -> Option<StateId> {
-        StateId::new(&self.to_string()).ok()
+        StateId::of_lease(&self.workspace, self.generation).ok()
+    }
+
+    /// Name of this lease's checkpoint of this number; none when it would be too long.
+    pub fn checkpoint_id(&self, number: u32) -> Option<StateId> {
+        StateId::of_checkpoint(&self.workspace, self.generation, number).ok()
     }
 }
 
@@ -72,6 +80,18 @@ pub enum Stage {
     Paused {
         /// The hypervisor was told to continue it.
         continuing: bool,
+    },
+    /// A checkpoint of it is written to the store; it stands still for that, for some of the time
+    /// at least, and goes on.
+    Checkpointing {
+        /// Since when.
+        since: Mono,
+        /// Surely complete then, if all goes as it should.
+        expected: Mono,
+        /// If it has not ended then, it is given up.
+        abort_at: Mono,
+        /// It was given up: told so again then.
+        given_up: Option<Mono>,
     },
     /// Is being written to the store.
     Suspending {
@@ -135,6 +155,8 @@ pub struct Lease {
     pub failed_suspends: u32,
     /// A failed suspend is not tried again before this.
     pub retry_at: Mono,
+    /// Its checkpoints.
+    pub checkpoints: Checkpoints,
     /// Number of the first sync that carried its end.
     pub end_told_in: Option<u64>,
 }
@@ -156,6 +178,7 @@ impl Lease {
             console_bytes: 0,
             failed_suspends: 0,
             retry_at: Mono::default(),
+            checkpoints: Checkpoints::new(order.run),
             end_told_in: None,
         }
     }
@@ -172,13 +195,15 @@ impl Lease {
             Stage::Starting { .. }
             | Stage::Running { .. }
             | Stage::Paused { .. }
+            | Stage::Checkpointing { .. }
             | Stage::Suspending { .. }
             | Stage::Stopping { .. }
             | Stage::Killing { .. } => true,
         }
     }
 
-    /// Guest-running time over all slots, as of now.
+    /// Guest-running time over all slots, as of now. That of a checkpoint's making is known at its
+    /// end.
     pub fn ran_at(&self, now: Mono) -> Span {
         match self.stage {
             Stage::Running { since, .. } => self.ran + now.since(since),
@@ -186,6 +211,7 @@ impl Lease {
             | Stage::Staged
             | Stage::Starting { .. }
             | Stage::Paused { .. }
+            | Stage::Checkpointing { .. }
             | Stage::Suspending { .. }
             | Stage::Stopping { .. }
             | Stage::Killing { .. }
@@ -224,7 +250,7 @@ impl Lease {
             Stage::Staged => LeasePhase::Staged,
             Stage::Starting { resuming: false } => LeasePhase::Booting,
             Stage::Starting { resuming: true } => LeasePhase::Resuming,
-            Stage::Running { .. } => LeasePhase::Running,
+            Stage::Running { .. } | Stage::Checkpointing { .. } => LeasePhase::Running,
             Stage::Paused { .. } => LeasePhase::Paused,
             Stage::Suspending { .. } => LeasePhase::Suspending,
             Stage::Stopping { .. } | Stage::Killing { .. } => LeasePhase::Stopping,
@@ -238,6 +264,7 @@ impl Lease {
             phase,
             run: self.ran_at(now),
             console_bytes: self.console_bytes,
+            checkpoint: self.checkpoints.newest.clone(),
         }
     }
 }

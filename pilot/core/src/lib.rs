@@ -8,6 +8,7 @@
 //! | [`rates`] | how fast does this node write suspended states? |
 //! | [`deadline`] | when must the eviction of each guest begin? |
 //! | [`admission`] | is a lease worth taking, and can we get rid of it in time? |
+//! | [`checkpoint`] | when is a running guest's next checkpoint due? |
 //! | [`lease_book`] | until when may a guest run without word from the broker? |
 //! | [`guest`] | where is each lease in its life? |
 //! | [`spool`] | what has happened that the broker does not know yet? |
@@ -19,6 +20,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod checkpoint;
 pub mod deadline;
 pub mod guest;
 pub mod lease_book;

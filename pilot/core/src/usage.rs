@@ -32,7 +32,9 @@ impl Usage {
         for lease in leases {
             match lease.stage {
                 Stage::Staging | Stage::Staged | Stage::Starting { .. } => self.sums.boot += span,
-                Stage::Running { .. } | Stage::Stopping { .. } => running = true,
+                Stage::Running { .. } | Stage::Checkpointing { .. } | Stage::Stopping { .. } => {
+                    running = true;
+                }
                 Stage::Suspending { .. } => self.sums.suspend += span,
                 Stage::Paused { .. } | Stage::Killing { .. } => {}
                 Stage::Ended { .. } => continue,

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use protocol::codes::{Reason, ReasonCode};
 use protocol::lease::Goal;
 use protocol::workspace::OnEviction;
-use world::{Rules, World, spec, with_policy};
+use world::{Rules, World, spec, with_checkpoints, with_policy};
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -18,6 +18,7 @@ enum Act {
         run: u64,
         on_eviction: OnEviction,
         may_be_killed: bool,
+        checkpoint_every: Option<u64>,
     },
     Regrant(usize),
     Goal(usize, Goal),
@@ -57,8 +58,13 @@ fn acts() -> impl Strategy<Value = Act> {
         1 => Just(OnEviction::Fail),
     ];
     prop_oneof![
-        8 => (64..2048u64, 5..2000u64, policy, any::<bool>()).prop_map(
-            |(memory, run, on_eviction, may_be_killed)| Act::Grant { memory, run, on_eviction, may_be_killed }
+        8 => (
+            (64..2048u64, 5..2000u64),
+            (policy, any::<bool>(), prop::option::of(10..200u64)),
+        ).prop_map(
+            |((memory, run), (on_eviction, may_be_killed, checkpoint_every))| Act::Grant {
+                memory, run, on_eviction, may_be_killed, checkpoint_every,
+            }
         ),
         2 => (0..8usize).prop_map(Act::Regrant),
         4 => (0..8usize, goals()).prop_map(|(n, goal)| Act::Goal(n, goal)),
@@ -115,9 +121,13 @@ fn act(world: &mut World, keys: &mut Vec<LeaseKey>, act: Act) {
             run,
             on_eviction,
             may_be_killed,
+            checkpoint_every,
         } => {
             let name = format!("w{}", keys.len());
-            let spec = with_policy(spec(memory, run), on_eviction, may_be_killed);
+            let mut spec = with_policy(spec(memory, run), on_eviction, may_be_killed);
+            if let Some(every) = checkpoint_every.filter(|_| on_eviction == OnEviction::Suspend) {
+                spec = with_checkpoints(spec, every);
+            }
             keys.push(world.grant(&name, spec));
         }
         Act::Regrant(n) => {

@@ -186,6 +186,11 @@ impl StateWriter {
         })
     }
 
+    /// The state's name.
+    pub const fn id(&self) -> &StateId {
+        &self.id
+    }
+
     /// The handle to call it off with, from any thread.
     pub fn decision(&self) -> Decision {
         self.decision.clone()

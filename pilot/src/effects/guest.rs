@@ -1,19 +1,23 @@
 //! One lease's task: it alone holds the guest, takes the agent's orders and reports.
 //!
 //! ```text
-//! stage -> (Start) -> start -> running [pause, continue, shutdown, suspend] -> over -> (Release)
+//! stage -> (Start) -> start -> running [pause, continue, checkpoint, shutdown, suspend] -> over
+//!                                                                               -> (Release)
 //! ```
 //! The directory and the process are in the journal before they exist, and are said to be gone
 //! after they are.
 
+mod save;
+
 use std::path::Path;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use pilot_core::agent::{Event, ExitHow};
 use pilot_core::guest::LeaseKey;
 use protocol::codes::{Reason, ReasonCode};
+use protocol::ids::StateId;
 use protocol::lease;
 use protocol::time::{Mono, Span};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -22,10 +26,7 @@ use tokio::time::{MissedTickBehavior, Sleep, interval, sleep};
 use super::Tools;
 use super::console::Console;
 use crate::broker_client::chain;
-use crate::clock;
-use crate::hypervisor::{
-    self, Guest, GuestEvent, GuestEvents, StageRequest, SuspendOrder, WhenLate,
-};
+use crate::hypervisor::{self, Guest, GuestEvent, GuestEvents, StageRequest};
 use crate::journal::{Entry, JournalError, What};
 
 /// How often it is measured what a suspend would write.
@@ -42,8 +43,10 @@ pub(super) enum Order {
     Pause,
     /// Let it run.
     Continue,
-    /// Write it to the store.
-    Suspend { run: Span, abort_at: Mono },
+    /// Write it to the store; it is gone then.
+    Suspend(Save),
+    /// Write it to the store; it goes on.
+    Checkpoint(Save),
     /// Give that up.
     AbortSuspend,
     /// Ask it to switch itself off.
@@ -52,6 +55,14 @@ pub(super) enum Order {
     Kill,
     /// The lease is over: leave nothing.
     Release,
+}
+
+/// A state that is to be made.
+#[derive(Debug)]
+pub(super) struct Save {
+    pub(super) state: StateId,
+    pub(super) run: Span,
+    pub(super) abort_at: Mono,
 }
 
 /// The task's own things.
@@ -205,7 +216,7 @@ impl GuestTask {
         let over = loop {
             tokio::select! {
                 order = self.inbox.recv() => {
-                    if let Some(over) = self.obey(&guest, order).await {
+                    if let Some(over) = self.obey(&guest, &mut events, order).await {
                         break over;
                     }
                 }
@@ -239,7 +250,12 @@ impl GuestTask {
     }
 
     /// Carries out an order. Returns how the guest's time ended, if it did.
-    async fn obey(&mut self, guest: &Guest, order: Option<Order>) -> Option<Over> {
+    async fn obey(
+        &mut self,
+        guest: &Guest,
+        events: &mut GuestEvents,
+        order: Option<Order>,
+    ) -> Option<Over> {
         let lease = self.lease.clone();
         match order {
             Some(Order::Start | Order::AbortSuspend) => None,
@@ -263,7 +279,8 @@ impl GuestTask {
                 self.warn("shut down", guest.shutdown().await);
                 None
             }
-            Some(Order::Suspend { run, abort_at }) => self.suspend(guest, run, abort_at).await,
+            Some(Order::Suspend(save)) => self.suspend(guest, save).await,
+            Some(Order::Checkpoint(save)) => self.checkpoint(guest, events, save).await,
             Some(Order::Kill) => {
                 guest.kill().await;
                 Some(Over::Exited(ExitHow::Killed))
@@ -273,86 +290,6 @@ impl GuestTask {
                 guest.kill().await;
                 Some(Over::Exited(ExitHow::Killed))
             }
-        }
-    }
-
-    async fn suspend(&mut self, guest: &Guest, run: Span, abort_at: Mono) -> Option<Over> {
-        let lease = self.lease.clone();
-        let path = self
-            .tools
-            .hypervisor
-            .state_tmp(&self.guest_id())
-            .map_err(|e| chain(&e));
-        let entry = path.and_then(|path| {
-            let what = What::StoreTmp { path: path.clone() };
-            let entry = self.tools.journal.intend(what).map_err(|e| chain(&e))?;
-            Ok((path, entry))
-        });
-        let (path, entry) = match entry {
-            Ok(entry) => entry,
-            Err(text) => {
-                self.tools.report(Event::SuspendFailed {
-                    lease,
-                    reason: Reason::new(ReasonCode::SuspendFailed, text),
-                    guest_alive: true,
-                });
-                return None;
-            }
-        };
-        let order = SuspendOrder {
-            run,
-            at: clock::now().wall,
-            budget: clock::until(abort_at),
-            when_late: WhenLate::Kill,
-        };
-        let mut killed = false;
-        let mut suspend = pin!(guest.suspend(order));
-        let result = loop {
-            tokio::select! {
-                result = &mut suspend => break result,
-                order = self.inbox.recv(), if !self.released => match order {
-                    Some(Order::AbortSuspend) => guest.abort_suspend(),
-                    Some(Order::Kill) => {
-                        killed = true;
-                        guest.abort_suspend();
-                    }
-                    Some(Order::Release) | None => {
-                        self.released = true;
-                        killed = true;
-                        guest.abort_suspend();
-                    }
-                    Some(Order::Start | Order::Pause | Order::Continue | Order::Shutdown | Order::Suspend { .. }) => {}
-                },
-            }
-        };
-        if tokio::fs::symlink_metadata(&path).await.is_err() {
-            said(entry.gone());
-        }
-        let alive = match result {
-            Ok(done) => {
-                self.tools.report(Event::Suspended {
-                    lease,
-                    manifest: done.state.manifest,
-                    bytes: done.state.bytes,
-                    written: done.written,
-                    took: done.took,
-                });
-                return Some(Over::Told);
-            }
-            Err(e) => {
-                self.tools.report(Event::SuspendFailed {
-                    lease,
-                    reason: e.reason,
-                    guest_alive: e.guest_alive,
-                });
-                e.guest_alive
-            }
-        };
-        if killed {
-            guest.kill().await;
-            Some(Over::Exited(ExitHow::Killed))
-        } else {
-            (!alive).then_some(Over::Told)
         }
     }
 
@@ -393,7 +330,8 @@ impl GuestTask {
                 Some(
                     Order::Pause
                     | Order::Continue
-                    | Order::Suspend { .. }
+                    | Order::Suspend(_)
+                    | Order::Checkpoint(_)
                     | Order::AbortSuspend
                     | Order::Shutdown,
                 ) => {}
@@ -413,7 +351,8 @@ impl GuestTask {
                     Order::Start
                     | Order::Pause
                     | Order::Continue
-                    | Order::Suspend { .. }
+                    | Order::Suspend(_)
+                    | Order::Checkpoint(_)
                     | Order::AbortSuspend
                     | Order::Shutdown,
                 ) => {}
@@ -432,7 +371,8 @@ impl GuestTask {
                     Order::Start
                     | Order::Pause
                     | Order::Continue
-                    | Order::Suspend { .. }
+                    | Order::Suspend(_)
+                    | Order::Checkpoint(_)
                     | Order::AbortSuspend
                     | Order::Shutdown,
                 ) => {}

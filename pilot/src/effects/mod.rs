@@ -25,7 +25,7 @@ use crate::exec_guest::Trampoline;
 use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
 
-use guest::{GuestTask, Order};
+use guest::{GuestTask, Order, Save};
 
 /// How long the broker may take for a registration.
 const REGISTER_LIMIT: Duration = Duration::from_secs(10);
@@ -117,10 +117,30 @@ impl Effects {
             Effect::Continue { lease } => self.tell(&lease, Order::Continue),
             Effect::Suspend {
                 lease,
-                state: _, // named by the lease
+                state,
                 run,
                 abort_at,
-            } => self.tell(&lease, Order::Suspend { run, abort_at }),
+            } => {
+                let save = Save {
+                    state,
+                    run,
+                    abort_at,
+                };
+                self.tell(&lease, Order::Suspend(save));
+            }
+            Effect::Checkpoint {
+                lease,
+                state,
+                run,
+                abort_at,
+            } => {
+                let save = Save {
+                    state,
+                    run,
+                    abort_at,
+                };
+                self.tell(&lease, Order::Checkpoint(save));
+            }
             Effect::AbortSuspend { lease } => self.tell(&lease, Order::AbortSuspend),
             Effect::Shutdown { lease } => self.tell(&lease, Order::Shutdown),
             Effect::Kill { lease } => self.tell(&lease, Order::Kill),

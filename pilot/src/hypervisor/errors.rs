@@ -97,7 +97,7 @@ impl StartError {
     }
 }
 
-/// A suspend that made no state: whatever it had written is gone again.
+/// A suspend or checkpoint that made no state: whatever it had written is gone again.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct SuspendError {

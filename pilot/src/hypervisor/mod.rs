@@ -2,7 +2,7 @@
 //!
 //! # The contract
 //!
-//! `stage -> start -> (pause <-> cont)* -> suspend | shutdown | kill`
+//! `stage -> start -> (pause <-> cont | checkpoint)* -> suspend | shutdown | kill`
 //!
 //! 1. **stage** verifies every artefact and every byte of the state before anything is started,
 //!    and lays out the guest's writable disks in its own directory. It starts nothing that
@@ -18,12 +18,17 @@
 //!    nothing at all (no file is left of it) and says whether the guest is alive, in which case it
 //!    runs on. It ends within its budget, however the hypervisor behaves. A state is never
 //!    changed after it is made and can be resumed any number of times.
-//! 6. **resume** (start of a staged state) goes on exactly where the suspend stopped: same
+//! 6. **checkpoint** makes a state as a suspend does, under the name that its order gives, or
+//!    nothing at all; in both cases the guest goes on (or stays paused), also when the checkpoint was
+//!    called off. It stands still for some of the time only. The state has no file that the guest
+//!    writes to or needs: it may be discarded while the guest runs. A guest has one suspend or
+//!    checkpoint under way at most.
+//! 7. **resume** (start of a staged state) goes on exactly where the suspend stopped: same
 //!    memory, same disk, same boot. It refuses a state that does not fit the node.
-//! 7. Each guest has exactly one [`GuestEvent::Exited`], the last of its events, for every way
+//! 8. Each guest has exactly one [`GuestEvent::Exited`], the last of its events, for every way
 //!    that it can end.
-//! 8. The console is a file of this lease alone; it grows only.
-//! 9. The process carries the lease's marker among its arguments, and dies with the pilot.
+//! 9. The console is a file of this lease alone; it grows only.
+//! 10. The process carries the lease's marker among its arguments, and dies with the pilot.
 //!
 //! One conformance suite, `tests/hypervisor_conformance.rs`, runs on every driver.
 
@@ -138,12 +143,9 @@ impl Hypervisor {
         }
     }
 
-    /// Where a suspend of this guest will work before its state exists: for the journal.
-    ///
-    /// # Errors
-    /// The guest's state can't be named; a suspend of it would fail.
-    pub fn state_tmp(&self, guest: &GuestId) -> Result<PathBuf, protocol::ids::IdError> {
-        guest.state_id().map(|id| self.store.state_tmp(&id))
+    /// Where a suspend or a checkpoint works before its state exists: for the journal.
+    pub fn state_tmp(&self, state: &StateId) -> PathBuf {
+        self.store.state_tmp(state)
     }
 
     /// The site's store.
@@ -305,8 +307,21 @@ impl Guest {
         }
     }
 
-    /// Calls off the suspend that is under way; it then ends as one that took too long. Without
-    /// one, nothing happens.
+    /// Makes a checkpoint of the guest in the store (rule 6); the guest goes on. Whatever the order
+    /// says of one that is late, the guest is not killed for it. Wait for its end, which
+    /// [`Guest::abort_suspend`] brings near: dropped, it leaves the guest stopped.
+    ///
+    /// # Errors
+    /// There is no state, and no file of one; the error says whether the guest runs on.
+    pub async fn checkpoint(&self, order: SuspendOrder) -> Result<Suspended, SuspendError> {
+        match &self.kind {
+            Kind::Qemu(g) => g.checkpoint(order).await,
+            Kind::Null(g) => g.checkpoint(order).await,
+        }
+    }
+
+    /// Calls off the suspend or checkpoint that is under way; it then ends as one that took too
+    /// long. Without one, nothing happens.
     pub fn abort_suspend(&self) {
         match &self.kind {
             Kind::Qemu(g) => g.abort_suspend(),

@@ -4,8 +4,8 @@
 //! A null guest has a boot id and counts the time that it has run; both are its memory, written
 //! to its state and told on its console. Words on the image's command line make it misbehave:
 //! `null.poweroff_after=SPAN` and `null.crash_after=SPAN` (of run time, over all slots),
-//! `null.ignores_acpi`, `null.suspend_takes=SPAN`, `null.suspend_fails` (no space left),
-//! `null.boot_fails`.
+//! `null.ignores_acpi` (it says so on its console), `null.suspend_takes=SPAN`, `null.suspend_fails` (no space left; both also of
+//! checkpoints), `null.boot_fails`.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -319,7 +319,7 @@ impl Running {
                 "no space left in the store at {text}"
             )));
         }
-        let writer = StateWriter::begin(&self.driver.store, &self.parts.state_id)?;
+        let writer = StateWriter::begin(&self.driver.store, &order.state)?;
         decision
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -348,7 +348,13 @@ impl Running {
             .and_then(|b| file.write_all(&b))
             .map_err(failed(writer.path(MEMORY)))?;
         writer.add(MEMORY)?;
-        let manifest = manifest(&self.parts, platform(), Vec::new(), order);
+        let manifest = manifest(
+            &self.parts,
+            &self.parts.disks,
+            platform(),
+            Vec::new(),
+            order,
+        );
         commit(writer, manifest, &self.parts.disks, &self.driver.store)
     }
 }
@@ -382,7 +388,11 @@ impl NullGuest {
     pub(super) fn shutdown(&self) -> Result<(), ControlError> {
         self.0.gone()?;
         self.0.let_run(true);
-        if !self.0.whims.ignores_acpi {
+        if self.0.whims.ignores_acpi {
+            if let Err(e) = self.0.say("stays") {
+                tracing::warn!(error = %e, "a null guest can't write its console");
+            }
+        } else {
             self.0.end(ExitHow::PoweredOff);
         }
         Ok(())
@@ -397,10 +407,29 @@ impl NullGuest {
     }
 
     pub(super) async fn suspend(&self, order: SuspendOrder) -> Result<Suspended, SuspendError> {
+        let (made, _) = self.save(order).await?;
+        self.0.end(ExitHow::EndedByUs);
+        Ok(made)
+    }
+
+    /// As a suspend, but the guest goes on. It writes to nothing, so that its state and it can have
+    /// their files in common.
+    pub(super) async fn checkpoint(&self, order: SuspendOrder) -> Result<Suspended, SuspendError> {
+        let when_late = WhenLate::Continue;
+        let (made, ran) = self.save(SuspendOrder { when_late, ..order }).await?;
+        if ran && self.0.alive() {
+            self.0.let_run(true);
+        }
+        Ok(made)
+    }
+
+    /// Writes its state. It stands still afterwards; said is whether it ran before. If it fails,
+    /// the guest is as it was, or killed where the order wants that.
+    async fn save(&self, order: SuspendOrder) -> Result<(Suspended, bool), SuspendError> {
         let guest = &self.0;
         let watch = Stopwatch::start();
         let Ok(_busy) = guest.suspending.try_lock() else {
-            let text = "another suspend of this guest is still under way";
+            let text = "another suspend or checkpoint of this guest is still under way";
             let reason = Reason::new(ReasonCode::SuspendFailed, text);
             return Err(SuspendError {
                 reason,
@@ -411,19 +440,22 @@ impl NullGuest {
         guest.let_run(false);
         match guest.within_budget(&order).await {
             Ok(made) => {
-                guest.end(ExitHow::EndedByUs);
-                Ok(Suspended {
-                    state: StateRef {
-                        id: guest.parts.state_id.clone(),
-                        manifest: made.manifest,
-                        site: guest.driver.setup.site.clone(),
-                        bytes: made.bytes,
-                        run: order.run,
-                        at: order.at,
-                    },
+                let took = watch.read();
+                let state = StateRef {
+                    id: order.state,
+                    manifest: made.manifest,
+                    site: guest.driver.setup.site.clone(),
+                    bytes: made.bytes,
+                    run: order.run,
+                    at: order.at,
+                };
+                let made = Suspended {
+                    state,
                     written: made.written,
-                    took: watch.read(),
-                })
+                    took,
+                    paused: took,
+                };
+                Ok((made, ran_before))
             }
             Err(failure) => {
                 let late = matches!(failure, Failure::Late | Failure::Aborted);

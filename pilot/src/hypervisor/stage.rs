@@ -10,7 +10,6 @@ use image_store::{
     BasePin, Digest, DiskEntry, FileEntry, ImageError, Manifest, Placed, Platform, Staged,
     StateError, Store, VerifiedState, free_bytes, link_or_copy, qcow2,
 };
-use protocol::ids::StateId;
 use protocol::lease::StateRef;
 use protocol::workspace::{Artefact, Disk, DiskFormat};
 
@@ -33,7 +32,6 @@ pub(super) const PIN_UP_TO: u64 = 1 << 30;
 #[derive(Debug)]
 pub(super) struct Parts {
     pub request: StageRequest,
-    pub state_id: StateId,
     /// Kernel and initial ramdisk; none in a resume, whose memory has them.
     pub kernel: Option<PathBuf>,
     pub initrd: Option<PathBuf>,
@@ -92,10 +90,6 @@ pub(super) async fn stage(
     fetcher: &Fetcher,
     outfit: Outfit,
 ) -> Result<Parts, StageError> {
-    let state_id = request
-        .guest
-        .state_id()
-        .map_err(|e| StageError::Node(format!("a state of this guest can't be named: {e}")))?;
     let marker = request.marker.as_str();
     let owner = marker.rsplit_once('.').map_or(marker, |(slot, _)| slot);
     let source = Source {
@@ -135,7 +129,6 @@ pub(super) async fn stage(
     }
     Ok(Parts {
         request,
-        state_id,
         kernel,
         initrd,
         disks,

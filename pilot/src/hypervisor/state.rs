@@ -41,20 +41,16 @@ impl Failure {
 /// The manifest of a state of this guest; the writer fills in what it knows better.
 pub(super) fn manifest(
     parts: &Parts,
+    disks: &[StagedDisk],
     platform: Platform,
     devices: Vec<String>,
     order: &SuspendOrder,
 ) -> Manifest {
-    let Parts {
-        request,
-        state_id,
-        disks,
-        ..
-    } = parts;
+    let request = &parts.request;
     let spec = &request.spec;
     Manifest {
         version: 0, // by the writer
-        state: state_id.clone(),
+        state: order.state.clone(),
         workspace: request.guest.workspace.clone(),
         generation: request.guest.generation,
         platform,

@@ -28,7 +28,7 @@ impl GuestId {
     /// # Errors
     /// The workspace's id is so long that the name would not be a [`StateId`].
     pub fn state_id(&self) -> Result<StateId, IdError> {
-        StateId::new(&self.to_string())
+        StateId::of_lease(&self.workspace, self.generation)
     }
 }
 
@@ -66,9 +66,11 @@ pub struct StageRequest {
     pub marker: Marker,
 }
 
-/// How and by when to suspend.
+/// How and by when to suspend, or to make a checkpoint.
 #[derive(Clone, Debug)]
 pub struct SuspendOrder {
+    /// Name of the state.
+    pub state: StateId,
     /// Guest-running time that the state will contain, over all slots.
     pub run: Span,
     /// Now, by the wall clock; goes into the manifest.
@@ -88,7 +90,7 @@ pub enum WhenLate {
     Kill,
 }
 
-/// A suspend that is durable. The guest's process is gone.
+/// A suspend that is durable: the guest's process is gone. Or a checkpoint: the guest goes on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Suspended {
     /// The state, complete and verified.
@@ -97,6 +99,8 @@ pub struct Suspended {
     pub written: u64,
     /// From the order to durable.
     pub took: Span,
+    /// For how much of that the guest stood still.
+    pub paused: Span,
 }
 
 /// Something that a guest does without being told.

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use protocol::codes::{ErrorBody, ErrorCode, Reason};
 use protocol::ids::{EventSeq, Generation, WorkspaceId};
-use protocol::lease::{DesiredLease, Goal, LeasePhase, Order};
+use protocol::lease::{DesiredLease, Goal, LeasePhase, Order, StateRef};
 use protocol::messages::{ConsoleReply, RegisterReply, RegisterRequest, SyncReply, SyncRequest};
 use protocol::resources::Resources;
 use protocol::time::{Span, Timestamp};
@@ -81,6 +81,10 @@ impl FakeBroker {
     }
 
     pub fn grant(&self, name: &str, run_secs: u64) {
+        self.grant_with(name, run_secs, Policy::default());
+    }
+
+    pub fn grant_with(&self, name: &str, run_secs: u64, policy: Policy) {
         let spec = WorkspaceSpec {
             name: name.into(),
             image: Image {
@@ -96,7 +100,7 @@ impl FakeBroker {
                 disk_mib: 0,
             },
             run_time: Span::from_secs(run_secs),
-            policy: Policy::default(),
+            policy,
             advance_to: AdvanceTo::Finished,
             network: Network::None,
             context: Context::default(),
@@ -132,6 +136,13 @@ impl FakeBroker {
     pub fn phase(&self, name: &str) -> Option<LeasePhase> {
         let id = WorkspaceId::new(name).unwrap();
         self.lock().phases.get(&id).cloned()
+    }
+
+    /// The newest checkpoint that the pilot has told of.
+    pub fn checkpoint(&self, name: &str) -> Option<StateRef> {
+        let last = self.lock().last.clone()?;
+        let mut leases = last.leases.into_iter();
+        leases.find(|l| l.workspace.as_str() == name)?.checkpoint
     }
 
     pub fn last_sync(&self) -> SyncRequest {

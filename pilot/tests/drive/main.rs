@@ -13,6 +13,8 @@ use pilot::exec_guest::MARKER_VARIABLE;
 use protocol::codes::{Reason, ReasonCode, exit};
 use protocol::lease::{EndOutcome, Goal, LeasePhase};
 use protocol::slot::{EndSource, PilotPhase};
+use protocol::time::Span;
+use protocol::workspace::Policy;
 
 use fake_broker::FakeBroker;
 use slot::{Slot, eventually};
@@ -46,6 +48,45 @@ fn a_signal_suspends_the_guest_and_leaves_the_node_as_it_was() {
     assert_eq!(last.slot.end_source, EndSource::Signal);
     assert!(last.used.overrun.is_zero());
     slot.assert_empty();
+}
+
+#[test]
+fn checkpoints_are_made_while_the_guest_runs_and_outlive_a_kill() {
+    let broker = FakeBroker::start();
+    let slot = Slot::new(&broker, 600);
+    let mut pilot = slot.start();
+    let policy = Policy {
+        checkpoint_every: Some(Span::from_millis(50)),
+        ..Policy::default()
+    };
+    broker.grant_with("ws-1", 3600, policy);
+    let told = || broker.checkpoint("ws-1");
+    eventually("a second checkpoint is told of", || {
+        told().is_some_and(|state| state.id.as_str() == "ws-1.g1.c2")
+    });
+    assert!(
+        is_running(broker.phase("ws-1").as_ref()),
+        "{}",
+        pilot.stderr()
+    );
+    pilot.signal(Signal::SIGKILL);
+    pilot.wait();
+    let newest = told().unwrap();
+    let state = slot.store().join("states").join(newest.id.as_str());
+    let manifest = fs::read(state.join("manifest.json")).unwrap();
+    assert_eq!(
+        blake3::hash(&manifest).to_hex().to_string(),
+        newest.manifest,
+        "{newest:?}"
+    );
+    // Of one that was being made there is nothing, once the warden is through.
+    eventually("the slot is empty", || slot.is_empty());
+    let half: Vec<_> = fs::read_dir(slot.store().join("states"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with("ws-1.g1.c"))
+        .collect();
+    assert_eq!(half, [""; 0]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use pilot::hypervisor::{
     SuspendOrder, Suspended, WhenLate,
 };
 use pilot::journal::{Claim, Journal, What};
-use protocol::ids::{Generation, Incarnation, SiteName, SubmitKey, WorkspaceId};
+use protocol::ids::{Generation, Incarnation, SiteName, StateId, SubmitKey, WorkspaceId};
 use protocol::lease::StateRef;
 use protocol::resources::Resources;
 use protocol::slot_file::{Accelerator, HypervisorKind, HypervisorSection};
@@ -293,8 +293,10 @@ pub fn complaints(guest: &Guest) -> Vec<String> {
         .collect()
 }
 
-pub fn order() -> SuspendOrder {
+/// A suspend of this guest.
+pub fn order(guest: &Guest) -> SuspendOrder {
     SuspendOrder {
+        state: guest.id().state_id().unwrap(),
         run: Span::from_secs(7),
         at: Timestamp::from_secs(1_800_000_000),
         budget: Span::from_duration(LONG),
@@ -302,8 +304,22 @@ pub fn order() -> SuspendOrder {
     }
 }
 
+/// The checkpoint of this number of this guest.
+#[allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "not every test program makes checkpoints"
+)]
+pub fn checkpoint_order(guest: &Guest, number: u32) -> SuspendOrder {
+    let id = guest.id();
+    SuspendOrder {
+        state: StateId::of_checkpoint(&id.workspace, id.generation, number).unwrap(),
+        ..order(guest)
+    }
+}
+
 pub async fn suspend(guest: &Guest) -> Suspended {
-    match guest.suspend(order()).await {
+    match guest.suspend(order(guest)).await {
         Ok(suspended) => suspended,
         Err(e) => panic!("the suspend failed: {e} (guest alive: {})", e.guest_alive),
     }

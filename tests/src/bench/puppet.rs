@@ -126,6 +126,7 @@ impl Puppet {
                 phase,
                 run: Span::from_secs(self.number),
                 console_bytes: 0,
+                checkpoint: None,
             });
         if ends && let Some((workspace, _)) = self.lease.take() {
             self.owners().remove(&workspace);

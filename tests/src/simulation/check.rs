@@ -3,6 +3,7 @@
 use broker_core::Changes;
 use lrm_adapters::sim::model::JobPhase;
 use pilot_core::guest::LeaseKey;
+use protocol::ids::StateId;
 use protocol::workspace::WorkspaceState;
 
 use super::options::Violation;
@@ -54,6 +55,16 @@ impl World {
             };
             if old.state.is_final() && old.state != new.state {
                 let what = format!("{id} left {} for {}", old.state, new.state);
+                return Err(self.violation(&what, &about));
+            }
+            if let (Some(was), Some(is)) = (&old.saved, &new.saved)
+                && is.run < was.run
+            {
+                let what = format!("{id} gave up {was:?} for {is:?}, which has less");
+                return Err(self.violation(&what, &about));
+            }
+            if new.saved.as_ref().is_some_and(|s| s.run != new.run) {
+                let what = format!("{id} has {} behind it and {:?}", new.run, new.saved);
                 return Err(self.violation(&what, &about));
             }
             if new.generation < old.generation {
@@ -132,6 +143,19 @@ impl World {
         if self.truth.guests.contains_key(&(pilot, lease.clone())) {
             let what = format!("pilot {pilot} calls {lease} over while its guest is there");
             return Err(self.violation(&what, &[lease.workspace.to_string()]));
+        }
+        Ok(())
+    }
+
+    /// A state that is deleted is none that a guest runs from: its disks' layers may be there.
+    pub(super) fn check_discard(&self, site: usize, state: &StateId) -> Checked {
+        for (pilot, lease) in self.truth.guests.keys() {
+            let order = self.pilots[*pilot].orders.get(lease);
+            let from = order.and_then(|o| o.state.as_ref()).map(|s| &s.id);
+            if self.pilots[*pilot].site == site && from == Some(state) {
+                let what = format!("{state} is deleted while {lease} runs from it");
+                return Err(self.violation(&what, &[lease.workspace.to_string()]));
+            }
         }
         Ok(())
     }

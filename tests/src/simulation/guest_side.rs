@@ -69,6 +69,7 @@ impl World {
         let guest = Guest {
             ran,
             since: None,
+            checkpoint: false,
             turn: 0,
         };
         let count = self.truth.guest_appears(pilot, lease.clone(), guest);
@@ -115,17 +116,43 @@ impl World {
         }
     }
 
+    /// What is being written is dropped: its end no longer counts. The guest goes on where that was
+    /// a checkpoint.
+    pub(super) fn drops_what_is_written(&mut self, pilot: PilotNumber, lease: LeaseKey) {
+        let turn = self.turn(pilot, &lease);
+        let guest = self.truth.guests.get(&(pilot, lease.clone()));
+        if guest.is_some_and(|g| g.checkpoint) {
+            let work = SuspendWork {
+                state: lease.state_id().expect("a name"),
+                run: Span::ZERO,
+                bytes: 0,
+                took: Span::ZERO,
+                fails: true,
+                was_paused: false,
+            };
+            let work = GuestWork::Checkpoint(Box::new(work));
+            self.plan(
+                Span::from_millis(10),
+                Coming::Guest(pilot, lease, work, turn),
+            );
+        }
+    }
+
     pub(super) fn suspends(
         &mut self,
         pilot: PilotNumber,
         lease: LeaseKey,
         state: protocol::ids::StateId,
         run: Span,
+        goes_on: bool,
     ) {
         let here = self.truth.guests.get(&(pilot, lease.clone()));
         let was_paused = here.is_none_or(|g| g.since.is_none());
         self.stands_still(pilot, &lease);
         let turn = self.turn(pilot, &lease);
+        if let Some(guest) = self.truth.guests.get_mut(&(pilot, lease.clone())) {
+            guest.checkpoint = goes_on;
+        }
         let memory = self.pilots[pilot]
             .orders
             .get(&lease)
@@ -152,10 +179,12 @@ impl World {
             fails,
             was_paused,
         };
-        self.plan(
-            after,
-            Coming::Guest(pilot, lease, GuestWork::Suspend(Box::new(work)), turn),
-        );
+        let work = if goes_on {
+            GuestWork::Checkpoint(Box::new(work))
+        } else {
+            GuestWork::Suspend(Box::new(work))
+        };
+        self.plan(after, Coming::Guest(pilot, lease, work, turn));
     }
 
     /// Work on a guest has ended, if nothing came in between.
@@ -206,6 +235,7 @@ impl World {
                 };
                 agent::Event::GuestExited { lease, how }
             }
+            GuestWork::Checkpoint(work) => self.checkpoint_ends(pilot, lease, &work)?,
             GuestWork::Suspend(work) if work.fails => {
                 if !work.was_paused {
                     self.executes(pilot, &lease);
@@ -242,6 +272,46 @@ impl World {
         Ok(())
     }
 
+    /// A checkpoint is complete, or failed; the guest goes on.
+    fn checkpoint_ends(
+        &mut self,
+        pilot: PilotNumber,
+        lease: LeaseKey,
+        work: &SuspendWork,
+    ) -> Result<agent::Event, Box<Violation>> {
+        if let Some(guest) = self.truth.guests.get_mut(&(pilot, lease.clone())) {
+            guest.checkpoint = false;
+        }
+        if work.fails {
+            self.executes(pilot, &lease);
+            return Ok(agent::Event::CheckpointFailed {
+                lease,
+                reason: Reason::new(ReasonCode::DiskFull, "no space left on device"),
+                guest_alive: true,
+            });
+        }
+        self.summary.checkpoints += 1;
+        let manifest = format!("m-{}", work.state);
+        let saved = SavedState {
+            run: work.run,
+            manifest: manifest.clone(),
+        };
+        self.check_saved(pilot, &lease, &saved)?;
+        let site = self.pilots[pilot].site;
+        self.truth.states.insert((site, work.state.clone()), saved);
+        self.executes(pilot, &lease);
+        self.tell(|| format!("pilot {pilot} has written the checkpoint {}", work.state));
+        Ok(agent::Event::Checkpointed {
+            lease,
+            state: work.state.clone(),
+            manifest,
+            bytes: work.bytes,
+            written: work.bytes,
+            took: work.took,
+            paused: work.took,
+        })
+    }
+
     /// The state that a lease is to resume from must not have been given up before.
     fn check_state_known(
         &self,
@@ -254,6 +324,11 @@ impl World {
                 "{lease} is to resume from {}, which was discarded",
                 state.id
             );
+            return Err(self.violation(&what, &[lease.workspace.to_string()]));
+        }
+        let saved = self.truth.states.get(&(site, state.id.clone()));
+        if saved.is_none_or(|s| s.run != state.run) {
+            let what = format!("{lease} is to resume from {state:?}; there is {saved:?}");
             return Err(self.violation(&what, &[lease.workspace.to_string()]));
         }
         if self.sites[site].config.name != state.site {

@@ -44,6 +44,8 @@ pub struct Summary {
     pub starts: u32,
     /// States that were made.
     pub suspends: u32,
+    /// Checkpoints made of guests that went on.
+    pub checkpoints: u32,
     /// Starts from a state.
     pub resumes: u32,
     /// Guests that were killed without a state.
@@ -68,7 +70,7 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} slots, {} requests ({} done, {} cancelled, {} failed), {} starts, {} suspends, {} resumes, \
+            "{} slots, {} requests ({} done, {} cancelled, {} failed), {} starts, {} suspends, {} checkpoints, {} resumes, \
              {} kills, {} signals, {} pilots killed, {} broker crashes, {} messages lost, {} lies of LRMs, \
              {:.1} h in {} steps",
             self.slots,
@@ -78,6 +80,7 @@ impl fmt::Display for Summary {
             self.failed,
             self.starts,
             self.suspends,
+            self.checkpoints,
             self.resumes,
             self.kills,
             self.signals,

@@ -314,10 +314,12 @@ impl World {
             }
             Effect::Suspend {
                 lease, state, run, ..
-            } => self.suspends(pilot, lease, state, run),
+            } => self.suspends(pilot, lease, state, run, false),
+            Effect::Checkpoint {
+                lease, state, run, ..
+            } => self.suspends(pilot, lease, state, run, true),
             Effect::AbortSuspend { lease } => {
-                // What is being written is dropped: its end no longer counts.
-                self.turn(pilot, &lease);
+                self.drops_what_is_written(pilot, lease);
             }
             Effect::Shutdown { lease } => {
                 if self.chance.happens(900)
@@ -351,6 +353,7 @@ impl World {
             }
             Effect::Discard { state } => {
                 let site = self.pilots[pilot].site;
+                self.check_discard(site, &state)?;
                 self.truth.states.remove(&(site, state.clone()));
                 self.truth.discarded.insert(state.clone());
                 let event = agent::Event::Discarded { state };

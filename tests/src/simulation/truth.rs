@@ -17,6 +17,8 @@ pub struct Guest {
     pub ran: Span,
     /// Executes since then; none while it stands still.
     pub since: Option<Timestamp>,
+    /// A checkpoint of it is being written.
+    pub checkpoint: bool,
     /// Changes whenever it starts or stops executing, so that plans for it can be dropped.
     pub turn: u64,
 }

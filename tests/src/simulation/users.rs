@@ -43,6 +43,8 @@ fn spec(world: &mut World) -> WorkspaceSpec {
         1 => (OnEviction::Fail, world.chance.between(2, 8)),
         _ => (OnEviction::Suspend, world.chance.between(3, 100)),
     };
+    let checkpoint_every = (on_eviction == OnEviction::Suspend && world.chance.happens(300))
+        .then(|| world.chance.millis(20_000, 900_000));
     WorkspaceSpec {
         name: "sim".into(),
         image: Image {
@@ -63,6 +65,7 @@ fn spec(world: &mut World) -> WorkspaceSpec {
             max_suspends: 200,
             max_restarts: 40,
             may_be_killed: world.chance.happens(700),
+            checkpoint_every,
         },
         advance_to: protocol::workspace::AdvanceTo::default(),
         network: protocol::workspace::Network::default(),

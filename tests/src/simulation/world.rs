@@ -76,13 +76,15 @@ pub enum GuestWork {
     Start,
     /// It is written to the store.
     Suspend(Box<SuspendWork>),
+    /// A checkpoint of it is written to the store.
+    Checkpoint(Box<SuspendWork>),
     /// It switches itself off.
     PowerOff,
     /// It dies by itself.
     Crash,
 }
 
-/// A suspend under way.
+/// A suspend or checkpoint under way.
 #[derive(Clone, Debug)]
 pub struct SuspendWork {
     /// Name of the state.

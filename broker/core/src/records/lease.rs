@@ -40,6 +40,9 @@ pub struct LeaseRecord {
     pub resources: Resources,
     /// The state that it started from; none: the image.
     pub resumed_from: Option<StateId>,
+    /// Number of its newest checkpoint, which is the workspace's `saved`; 0 before the first.
+    #[serde(default)]
+    pub checkpoint: u32,
     /// Whether its pilot still has it.
     pub hold: Hold,
     /// Bytes of console that the pilot has captured.

@@ -37,7 +37,7 @@ pub struct WorkspaceRecord {
     pub reason: Option<Reason>,
     /// Number of its latest lease; 0 before the first.
     pub generation: Generation,
-    /// Its last good state.
+    /// Its last good state: of its last suspend, or the newest checkpoint of its lease.
     pub saved: Option<StateRef>,
     /// Guest-running time that is safe: that of `saved`, or all of it when it is done.
     pub run: Span,
@@ -45,7 +45,7 @@ pub struct WorkspaceRecord {
     pub suspends: u32,
     /// How often it started from its image.
     pub image_starts: u32,
-    /// Resumes of `saved` in a row that failed.
+    /// Leases that started from `saved` and failed, before or after their guest ran.
     pub resume_failures: u32,
     /// Where it was last.
     pub last_lease: Option<PastLease>,

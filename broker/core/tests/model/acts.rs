@@ -34,6 +34,8 @@ pub enum Act {
     /// Nothing goes wrong for once: submits, starts, a whole sync and a step on.
     Work(Index),
     Outcome(Index, u8),
+    /// A guest's checkpoint is made; its pilot tells of it when it next sends.
+    Checkpoint(Index),
     Evict(Index),
     Die(Index),
     Restart,
@@ -68,6 +70,7 @@ pub fn act() -> impl Strategy<Value = Act> {
         6 => i().prop_map(Act::Progress),
         14 => i().prop_map(Act::Work),
         2 => (i(), 0u8..7).prop_map(|(i, how)| Act::Outcome(i, how)),
+        4 => i().prop_map(Act::Checkpoint),
         1 => i().prop_map(Act::Evict),
         1 => i().prop_map(Act::Die),
         1 => Just(Act::Restart),

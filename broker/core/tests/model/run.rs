@@ -36,6 +36,7 @@ impl Run {
                     1 => OnEviction::Fail,
                     _ => OnEviction::Suspend,
                 };
+                s.policy.checkpoint_every = (policy > 2).then_some(Span::from_mins(1));
                 let owner = if minutes % 2 == 0 { "anna" } else { "ben" };
                 let id = self.world.submit(owner, s);
                 self.needed.insert(id, need);
@@ -227,6 +228,13 @@ impl Run {
             Act::Outcome(ref i, how) => {
                 if let Some(p) = self.pilot(i, |p| !p.guests.is_empty()) {
                     self.outcome(p, how);
+                }
+            }
+            Act::Checkpoint(ref i) => {
+                let running = |p: &world::Pilot| p.guests.values().any(world::Guest::alive);
+                if let Some(p) = self.pilot(i, running) {
+                    let ids: Vec<_> = self.world.pilots[p].guests.keys().cloned().collect();
+                    self.world.checkpoint(p, &ids[i.index(ids.len())]);
                 }
             }
             Act::Evict(ref i) => {

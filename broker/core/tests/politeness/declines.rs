@@ -25,8 +25,8 @@ fn where_the_notice_is_too_short_no_pilot_is_sent() {
     assert_eq!(
         why(&w, &id),
         "no site can take it; at site A, the notice of 13s is too short to suspend 1 GiB, which \
-         needs 19s; ask the site for a longer notice, or let the request be killed \
-         (`may_be_killed`)"
+         needs 19s; ask the site for a longer notice, or let the request have \
+         checkpoints (`checkpoint_every`) or be killed (`may_be_killed`)"
     );
     let text = why_site(&w, "A");
     assert!(

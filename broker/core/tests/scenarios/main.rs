@@ -1,6 +1,7 @@
 //! Lives that must go one way, step by step.
 
 mod batch_system;
+mod checkpoints;
 mod exchange;
 mod fencing;
 mod forgetting;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use broker_core::{Event, Reply, SyncDecision};
 use protocol::codes::{ErrorCode, ReasonCode};
+use protocol::ids::StateId;
 use protocol::lease::{EndOutcome, Goal, LeasePhase, LeaseReport};
 use protocol::messages::{SyncReply, SyncRequest};
 use protocol::resources::Resources;
@@ -13,6 +14,17 @@ use protocol::workspace::OnEviction;
 use super::{Guest, World, suspended};
 
 impl World {
+    /// The files of a state may be those of a guest that was started from it.
+    fn nobody_runs_from(&self, state: &StateId) {
+        for p in self.pilots.iter().filter(|p| !p.gone) {
+            let runs = (p.guests.iter()).find(|(_, g)| g.alive() && g.from.as_ref() == Some(state));
+            assert!(
+                runs.is_none(),
+                "{state} is deleted and {runs:?} runs from it"
+            );
+        }
+    }
+
     /// What the pilot would send now.
     pub fn request(&mut self, pilot: usize) -> SyncRequest {
         let now = self.now;
@@ -47,6 +59,7 @@ impl World {
                     phase: g.phase.clone(),
                     run: g.run,
                     console_bytes: 0,
+                    checkpoint: g.checkpoint.clone(),
                 })
                 .collect(),
             suspend_rate: None,
@@ -129,13 +142,17 @@ impl World {
                         run: order.run,
                         need: order.spec.resources,
                         suspends: order.spec.policy.on_eviction == OnEviction::Suspend,
+                        from: order.state.as_ref().map(|s| s.id.clone()),
+                        checkpoint: None,
+                        made: 0,
                     },
                 );
             }
         }
         for state in &reply.discard {
+            self.nobody_runs_from(state);
             self.states.remove(state);
-            p.discarded.push(state.clone());
+            self.pilots[pilot].discarded.push(state.clone());
         }
         if reply.leave.is_some() {
             self.evict(pilot, ReasonCode::Draining);

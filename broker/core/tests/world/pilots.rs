@@ -25,6 +25,11 @@ pub struct Guest {
     pub run: Span,
     pub need: Resources,
     pub suspends: bool,
+    /// The state that it was started from.
+    pub from: Option<StateId>,
+    /// Its newest checkpoint, and how many were made.
+    pub checkpoint: Option<StateRef>,
+    pub made: u32,
 }
 
 impl Guest {
@@ -146,6 +151,28 @@ impl World {
             g.phase = LeasePhase::Ended { outcome };
         }
         p.leaving = true;
+    }
+
+    /// The pilot makes a checkpoint of a running guest, and does not tell of it yet.
+    pub fn checkpoint(&mut self, pilot: usize, id: &WorkspaceId) -> Option<StateId> {
+        let now = self.now;
+        let p = &mut self.pilots[pilot];
+        let g = p.guests.get_mut(id)?;
+        if g.phase != LeasePhase::Running || !g.suspends {
+            return None;
+        }
+        g.made += 1;
+        let name = StateId::of_checkpoint(id, g.generation, g.made).unwrap();
+        self.states.insert(name.clone(), g.run);
+        g.checkpoint = Some(StateRef {
+            id: name.clone(),
+            manifest: "0".repeat(64),
+            site: p.site.clone(),
+            bytes: 1 << 20,
+            run: g.run,
+            at: now,
+        });
+        Some(name)
     }
 
     /// The guests of a pilot go one phase on; one whose time is used ends.

@@ -67,6 +67,9 @@ pub fn workspace(w: &WorkspaceView, now: Timestamp) -> String {
             times(w.restarts)
         ),
     ));
+    if let Some(every) = w.spec.policy.checkpoint_every {
+        lines.push(("checkpoints", format!("one every {every} of guest time")));
+    }
     if let Some(saved) = &w.saved {
         let size = bytes(saved.bytes);
         let (id, site, at) = (&saved.id, &saved.site, instant(saved.at));
@@ -333,6 +336,18 @@ mod tests {
         image      /img/vmlinux (no digest)
         image      https://img.example.org/d.img (blake3:0000000000000000000000000000000000000000000000000000000000000000)
         ");
+    }
+
+    #[test]
+    fn a_workspace_with_checkpoints_says_so() {
+        let mut w: WorkspaceView = serde_json::from_str(WORKSPACE).unwrap();
+        assert!(!workspace(&w, now()).contains("checkpoints"));
+        w.spec.policy.checkpoint_every = Some(protocol::time::Span::from_mins(10));
+        let text = workspace(&w, now());
+        assert!(
+            text.contains("\ncheckpoints  one every 10m of guest time\n"),
+            "{text}"
+        );
     }
 
     #[test]

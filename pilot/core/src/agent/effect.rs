@@ -62,7 +62,19 @@ pub enum Effect {
         /// [`Effect::AbortSuspend`] comes then, unless the deadline moves.
         abort_at: Mono,
     },
-    /// Give the suspend up and discard what it has written. A [`Effect::Kill`] follows.
+    /// Write a checkpoint of the guest to the store; whatever becomes of it, the guest goes on.
+    Checkpoint {
+        /// The lease.
+        lease: LeaseKey,
+        /// Name of the state.
+        state: StateId,
+        /// Guest-running time that the state contains.
+        run: Span,
+        /// [`Effect::AbortSuspend`] comes then.
+        abort_at: Mono,
+    },
+    /// Give the suspend or the checkpoint up and discard what it has written. After a suspend, a
+    /// [`Effect::Kill`] follows; after a checkpoint the guest goes on.
     AbortSuspend {
         /// The lease.
         lease: LeaseKey,

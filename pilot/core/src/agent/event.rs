@@ -134,8 +134,35 @@ pub enum Event {
         /// The guest runs on (or is paused, as it was before).
         guest_alive: bool,
     },
+    /// A complete, verified checkpoint is in the store, and the guest goes on.
+    Checkpointed {
+        /// The lease.
+        lease: LeaseKey,
+        /// Which.
+        state: StateId,
+        /// BLAKE3 of the state's manifest.
+        manifest: String,
+        /// Bytes of the state.
+        bytes: u64,
+        /// Bytes that were written for it.
+        written: u64,
+        /// How long that took.
+        took: Span,
+        /// For how much of that the guest stood still.
+        paused: Span,
+    },
+    /// There is no checkpoint.
+    CheckpointFailed {
+        /// The lease.
+        lease: LeaseKey,
+        /// Why.
+        reason: Reason,
+        /// The guest goes on. If not, its [`Event::GuestExited`] follows.
+        guest_alive: bool,
+    },
     /// The guest's hypervisor is gone. Also the answer to [`super::Effect::Kill`], guest or no
-    /// guest. Never sent between a suspend and its result.
+    /// guest. Never sent between a suspend or checkpoint and
+    /// its result.
     GuestExited {
         /// The lease.
         lease: LeaseKey,

@@ -9,7 +9,8 @@ use protocol::slot::{EndSource, PilotPhase, SlotStatus};
 use protocol::time::{Mono, Span};
 
 use super::{Agent, Effect, Life};
-use crate::admission::{Situation, admit};
+use crate::admission::{Situation, admit, risk};
+use crate::deadline::Plan;
 use crate::guest::{Lease, LeaseKey, Stage};
 use crate::lease_book::LeaseTerms;
 
@@ -46,7 +47,12 @@ impl Agent {
         if !matches!(self.life, Life::Registering { .. }) {
             return;
         }
-        self.registered_terms(reply);
+        self.terms = Some(LeaseTerms {
+            ttl: reply.lease_ttl,
+            hold: reply.hold,
+            contact: self.now.mono,
+        });
+        self.idle_limit = reply.idle_limit;
         self.idle_since = self.now.mono;
         self.exchange.failures = 0;
         self.exchange.not_before = self.now.mono;
@@ -198,11 +204,14 @@ impl Agent {
                 self.idle_since = idle_since;
             }
             None => {
-                let text = format!(
+                let mut text = format!(
                     "lease taken: {}, {} of guest time wanted",
                     order.spec.resources,
                     order.spec.run_time.minus(order.run)
                 );
+                if let Some(risk) = risk(&self.situation(&self.plan()), &order) {
+                    text = format!("{text}; {risk}");
+                }
                 self.record("lease_taken", Some(&key), text, serde_json::Value::Null);
                 self.effects.push(Effect::Stage {
                     lease: key.clone(),
@@ -233,7 +242,9 @@ impl Agent {
             let reason = self.eviction_reason();
             return Some(EndOutcome::Declined { reason });
         }
-        if LeaseKey::of(desired).state_id().is_none() {
+        let key = LeaseKey::of(desired);
+        let checkpoints = order.spec.policy.checkpoint_every.is_some();
+        if key.state_id().is_none() || checkpoints && key.checkpoint_id(u32::MAX).is_none() {
             let text = format!("the workspace id `{}` is too long", desired.workspace);
             let reason = Reason::new(ReasonCode::Internal, text);
             return Some(EndOutcome::Failed {
@@ -246,18 +257,20 @@ impl Agent {
             let reason = Reason::new(ReasonCode::RunTimeUsed, text);
             return Some(EndOutcome::Finished { reason });
         }
-        let plan = self.plan();
-        let situation = Situation {
+        admit(&self.situation(&self.plan()), order)
+            .err()
+            .map(|reason| EndOutcome::Declined { reason })
+    }
+
+    fn situation<'a>(&'a self, plan: &'a Plan) -> Situation<'a> {
+        Situation {
             now: self.now.mono,
             settings: &self.settings,
             clock: &self.clock,
             rates: &self.rates,
-            plan: &plan,
+            plan,
             free: self.free(),
-        };
-        admit(&situation, order)
-            .err()
-            .map(|reason| EndOutcome::Declined { reason })
+        }
     }
 
     pub(super) fn settle_exchange(&mut self) {

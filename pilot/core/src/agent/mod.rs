@@ -11,6 +11,7 @@
 //! ```
 //! Owner: the shell's loop (`pilot::drive`), or a simulation.
 
+mod checkpoint;
 mod effect;
 mod event;
 mod exchange;
@@ -23,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::codes::{Reason, ReasonCode, exit};
 use protocol::ids::{EventSeq, PilotBoot, StateId};
 use protocol::lease::EndOutcome;
-use protocol::messages::{PilotEvent, RegisterReply, RegisterRequest};
+use protocol::messages::{PilotEvent, RegisterRequest};
 use protocol::resources::Resources;
 use protocol::slot::{HostFacts, PilotPhase, SlotFacts};
 use protocol::time::{Mono, Span, Timestamp};
@@ -300,6 +301,8 @@ impl Agent {
             | Event::Console { .. }
             | Event::Suspended { .. }
             | Event::SuspendFailed { .. }
+            | Event::Checkpointed { .. }
+            | Event::CheckpointFailed { .. }
             | Event::GuestExited { .. } => self.on_guest(event),
         }
     }
@@ -485,14 +488,5 @@ impl Agent {
             lease: lease.key.clone(),
         });
         self.idle_since = self.now.mono;
-    }
-
-    fn registered_terms(&mut self, reply: &RegisterReply) {
-        self.terms = Some(LeaseTerms {
-            ttl: reply.lease_ttl,
-            hold: reply.hold,
-            contact: self.now.mono,
-        });
-        self.idle_limit = reply.idle_limit;
     }
 }

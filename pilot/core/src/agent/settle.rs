@@ -160,7 +160,12 @@ impl Agent {
         let mut leases = std::mem::take(&mut self.leases);
         let mut writing = leases
             .values()
-            .filter(|l| matches!(l.stage, Stage::Suspending { .. }))
+            .filter(|l| {
+                matches!(
+                    l.stage,
+                    Stage::Suspending { .. } | Stage::Checkpointing { .. }
+                )
+            })
             .count();
         for key in &plan.order {
             if let Some(lease) = leases.get_mut(key) {
@@ -199,7 +204,7 @@ impl Agent {
                 }
             },
             Stage::Running { pausing, .. } => match want {
-                Want::Run => {}
+                Want::Run => self.checkpoint_if_due(lease, plan, writing),
                 Want::Pause => {
                     if !*pausing {
                         *pausing = true;
@@ -229,6 +234,7 @@ impl Agent {
                 Want::Stop { reason, why } => self.kill(lease, stopped(reason, why)),
                 Want::Kill { reason, .. } => self.kill(lease, EndOutcome::Killed { reason }),
             },
+            Stage::Checkpointing { .. } => self.settle_checkpoint(lease, want, plan, hard),
             Stage::Suspending { abort_at, .. } => {
                 *abort_at = hard;
                 let reason = match want {
@@ -328,6 +334,7 @@ impl Agent {
                     | Stage::Staged
                     | Stage::Starting { .. }
                     | Stage::Paused { .. }
+                    | Stage::Checkpointing { .. }
                     | Stage::Suspending { .. }
                     | Stage::Stopping { .. }
                     | Stage::Killing { .. }
@@ -393,7 +400,7 @@ impl Agent {
         });
     }
 
-    fn kill(&mut self, lease: &mut Lease, outcome: EndOutcome) {
+    pub(super) fn kill(&mut self, lease: &mut Lease, outcome: EndOutcome) {
         let now = self.now.mono;
         let stage = Stage::Killing {
             outcome,
@@ -421,7 +428,20 @@ impl Agent {
             times.push(hard.before(cost.expected) + Span::from_millis(1));
         }
         match &lease.stage {
-            Stage::Running { .. } => times.push(now + lease.remaining(now)),
+            Stage::Running { .. } => {
+                times.push(now + lease.remaining(now));
+                times.extend(self.checkpoint_due(lease));
+            }
+            Stage::Checkpointing {
+                expected,
+                abort_at,
+                given_up,
+                ..
+            } => {
+                times.extend([*expected, *abort_at]);
+                times.extend(*given_up);
+                times.push(plan.last_kill.min(fence.kill_at).before(plan.budget));
+            }
             Stage::Stopping {
                 kill_at, ask_again, ..
             } => times.extend([*kill_at, *ask_again]),

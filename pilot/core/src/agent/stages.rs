@@ -4,6 +4,7 @@ use protocol::codes::{Reason, ReasonCode};
 use protocol::lease::{EndOutcome, StateRef};
 use protocol::time::Span;
 
+use super::checkpoint::Made;
 use super::{Agent, Effect, Event, ExitHow};
 use crate::guest::{Lease, LeaseKey, Stage};
 
@@ -65,6 +66,7 @@ impl Agent {
                 | Stage::Staged
                 | Stage::Running { .. }
                 | Stage::Paused { .. }
+                | Stage::Checkpointing { .. }
                 | Stage::Suspending { .. }
                 | Stage::Stopping { .. }
                 | Stage::Ended { .. } => {}
@@ -101,6 +103,29 @@ impl Agent {
                 guest_alive,
                 ..
             } => self.on_suspend_failed(lease, reason, guest_alive),
+            Event::Checkpointed {
+                state,
+                manifest,
+                bytes,
+                written,
+                took,
+                paused,
+                ..
+            } => {
+                let made = Made {
+                    state,
+                    manifest,
+                    bytes,
+                    written,
+                    took,
+                };
+                self.on_checkpointed(lease, made, paused);
+            }
+            Event::CheckpointFailed {
+                reason,
+                guest_alive,
+                ..
+            } => self.on_checkpoint_failed(lease, &reason, guest_alive),
             Event::GuestExited { how, .. } => self.on_exit(lease, how),
             // `lease_of` gives no lease for these.
             Event::Started
@@ -146,6 +171,7 @@ impl Agent {
             | Stage::Starting { .. }
             | Stage::Running { .. }
             | Stage::Paused { .. }
+            | Stage::Checkpointing { .. }
             | Stage::Stopping { .. }
             | Stage::Killing { .. }
             | Stage::Ended { .. } => {
@@ -202,17 +228,18 @@ impl Agent {
             (Stage::Killing { outcome, .. } | Stage::Stopping { outcome, .. }, _) => {
                 outcome.clone()
             }
-            (Stage::Running { .. } | Stage::Paused { .. }, ExitHow::PoweredOff) => {
-                EndOutcome::Finished {
-                    reason: Reason::new(
-                        ReasonCode::GuestPoweredOff,
-                        format!(
-                            "the guest switched itself off after {}",
-                            lease.ran_at(self.now.mono)
-                        ),
+            (
+                Stage::Running { .. } | Stage::Paused { .. } | Stage::Checkpointing { .. },
+                ExitHow::PoweredOff,
+            ) => EndOutcome::Finished {
+                reason: Reason::new(
+                    ReasonCode::GuestPoweredOff,
+                    format!(
+                        "the guest switched itself off after {}",
+                        lease.ran_at(self.now.mono)
                     ),
-                }
-            }
+                ),
+            },
             (Stage::Suspending { .. }, ExitHow::PoweredOff | ExitHow::Killed) => fenced(lease)
                 .unwrap_or_else(|| EndOutcome::Killed {
                     reason: Reason::new(
@@ -226,6 +253,7 @@ impl Agent {
                 | Stage::Starting { .. }
                 | Stage::Running { .. }
                 | Stage::Paused { .. }
+                | Stage::Checkpointing { .. }
                 | Stage::Suspending { .. },
                 how,
             ) => {
@@ -244,7 +272,7 @@ impl Agent {
         self.end(lease, outcome);
     }
 
-    fn note(&mut self, kind: &str, lease: &Lease, text: String) {
+    pub(super) fn note(&mut self, kind: &str, lease: &Lease, text: String) {
         let data = serde_json::json!({"run_ms": lease.ran_at(self.now.mono).as_millis()});
         self.record(kind, Some(&lease.key), text, data);
     }
@@ -271,6 +299,8 @@ fn lease_of(event: &Event) -> Option<&LeaseKey> {
         | Event::Console { lease, .. }
         | Event::Suspended { lease, .. }
         | Event::SuspendFailed { lease, .. }
+        | Event::Checkpointed { lease, .. }
+        | Event::CheckpointFailed { lease, .. }
         | Event::GuestExited { lease, .. } => Some(lease),
         Event::Started
         | Event::Registered(_)

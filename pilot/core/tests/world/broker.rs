@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pilot_core::agent::Event;
 use pilot_core::guest::LeaseKey;
 use protocol::ids::{EventSeq, Generation, WorkspaceId};
-use protocol::lease::{DesiredLease, EndOutcome, Goal, LeasePhase, Order};
+use protocol::lease::{DesiredLease, EndOutcome, Goal, LeasePhase, LeaseReport, Order};
 use protocol::messages::{SyncReply, SyncRequest};
 use protocol::slot::PilotPhase;
 use protocol::time::{Mono, Span};
@@ -61,6 +61,7 @@ impl World {
                 workspace: report.workspace.clone(),
                 generation: report.generation,
             };
+            self.take_checkpoint(&key, report);
             if let LeasePhase::Ended { outcome } = &report.phase {
                 let entry = self.reported.entry(key.clone());
                 let first = entry.or_insert(outcome.clone()).clone();
@@ -96,6 +97,27 @@ impl World {
             self.rules.hold * 1000
         };
         self.later(after, Due::Answer(request, sent));
+    }
+
+    /// A checkpoint that is told of exists, contains no more than its guest has run, and is no
+    /// older than what was told before.
+    fn take_checkpoint(&mut self, key: &LeaseKey, report: &LeaseReport) {
+        let Some(state) = &report.checkpoint else {
+            let before = self.told_checkpoint.get(key);
+            assert!(before.is_none(), "{key}: {before:?} is forgotten\n{self}");
+            return;
+        };
+        assert_eq!(
+            self.checkpoints.get(&state.id),
+            Some(&state.run),
+            "{key}: no such checkpoint was made\n{self}"
+        );
+        assert!(state.run <= report.run, "{key}: {state:?}\n{self}");
+        let before = self.told_checkpoint.insert(key.clone(), state.clone());
+        assert!(
+            before.is_none_or(|b| b.run <= state.run),
+            "{key} goes back to {state:?}\n{self}"
+        );
     }
 
     /// True when the broker has nothing to say to this.

@@ -44,6 +44,7 @@ impl World {
                     killed_at: None,
                     attempt: 0,
                     bytes,
+                    checkpoint: None,
                 };
                 assert!(
                     self.guests.insert(lease.clone(), guest).is_none(),
@@ -84,7 +85,39 @@ impl World {
                     self.later(took, Due::Vm(lease, VmEvent::Suspended(attempt, took)));
                 }
             }
-            Effect::AbortSuspend { .. } => {}
+            Effect::Checkpoint {
+                lease, state, run, ..
+            } => {
+                self.expect(&lease, &[Vm::Running, Vm::Gone], "checkpointed");
+                let number = state.checkpoint_of(&lease.workspace, lease.generation);
+                assert!(number.is_some(), "{state} is no checkpoint of {lease}");
+                assert!(
+                    !self.checkpoints.contains_key(&state),
+                    "{state} is made twice\n{self}"
+                );
+                let fails = self.one_in(self.rules.suspend_fails);
+                let guest = self.guests.get_mut(&lease).unwrap();
+                guest.attempt += 1;
+                let (attempt, bytes) = (guest.attempt, guest.bytes);
+                if guest.vm == Vm::Gone {
+                    return; // its exit is on the way
+                }
+                guest.vm = Vm::Checkpointing;
+                guest.checkpoint = Some((state, run));
+                let took = 30 + bytes * 1000 / self.rules.rate;
+                if fails {
+                    self.later(20, Due::Vm(lease, VmEvent::CalledOff));
+                } else {
+                    self.later(took, Due::Vm(lease, VmEvent::Checkpointed(attempt, took)));
+                }
+            }
+            Effect::AbortSuspend { lease } => {
+                let guest = self.guests.get_mut(&lease).unwrap();
+                if guest.vm == Vm::Checkpointing {
+                    guest.attempt += 1;
+                    self.later(10, Due::Vm(lease, VmEvent::CalledOff));
+                }
+            }
             Effect::Shutdown { lease } => {
                 if self.rules.obedient {
                     let ms = self.any(60, 900);

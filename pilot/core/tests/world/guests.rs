@@ -39,6 +39,17 @@ impl World {
                     guest_alive: false,
                 });
             }
+            Vm::Checkpointing => {
+                guest.vm = Vm::Gone;
+                let text = "boom".to_owned();
+                self.step(Event::CheckpointFailed {
+                    lease: lease.clone(),
+                    reason: Reason::new(ReasonCode::GuestCrashed, text.clone()),
+                    guest_alive: false,
+                });
+                let how = ExitHow::Crashed { text };
+                self.step(Event::GuestExited { lease, how });
+            }
             Vm::Staging | Vm::Staged | Vm::Starting | Vm::Gone => {}
         }
     }
@@ -62,7 +73,7 @@ impl World {
             let was = std::mem::replace(&mut guest.vm, Vm::Gone);
             let text = "killed by signal 9".to_owned();
             let reason = Reason::new(ReasonCode::GuestCrashed, text.clone());
-            news.push(match was {
+            let event = match was {
                 Vm::Starting => Event::StartFailed {
                     lease,
                     reason,
@@ -73,11 +84,21 @@ impl World {
                     reason,
                     guest_alive: false,
                 },
+                Vm::Checkpointing => {
+                    news.push(Event::CheckpointFailed {
+                        lease: lease.clone(),
+                        reason,
+                        guest_alive: false,
+                    });
+                    let how = ExitHow::Crashed { text };
+                    Event::GuestExited { lease, how }
+                }
                 Vm::Running | Vm::Paused | Vm::Staging | Vm::Staged | Vm::Gone => {
                     let how = ExitHow::Crashed { text };
                     Event::GuestExited { lease, how }
                 }
-            });
+            };
+            news.push(event);
         }
         for event in news {
             if guests_first {
@@ -120,6 +141,31 @@ impl World {
                     bytes,
                     written: bytes,
                     took: Span::from_millis(took),
+                }
+            }
+            (VmEvent::Checkpointed(attempt, took), Vm::Checkpointing)
+                if attempt == guest.attempt =>
+            {
+                guest.vm = Vm::Running;
+                let bytes = guest.bytes;
+                let (state, run) = guest.checkpoint.take().expect("it was ordered");
+                self.checkpoints.insert(state.clone(), run);
+                Event::Checkpointed {
+                    lease,
+                    state,
+                    manifest: "m".into(),
+                    bytes,
+                    written: bytes,
+                    took: Span::from_millis(took),
+                    paused: Span::from_millis(took),
+                }
+            }
+            (VmEvent::CalledOff, Vm::Checkpointing) => {
+                guest.vm = Vm::Running;
+                Event::CheckpointFailed {
+                    lease,
+                    reason: Reason::new(ReasonCode::SuspendTooSlow, "called off"),
+                    guest_alive: true,
                 }
             }
             (VmEvent::PoweredOff, Vm::Running) => {

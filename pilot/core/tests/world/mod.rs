@@ -2,6 +2,7 @@
 //! every promise checked after every step.
 #![allow(
     dead_code,
+    unused_imports,
     clippy::allow_attributes,
     reason = "shared by several test programs, none of which uses all of it"
 )]
@@ -19,14 +20,14 @@ use pilot_core::guest::LeaseKey;
 use pilot_core::now::Now;
 use pilot_core::settings::Settings;
 use protocol::codes::Reason;
-use protocol::ids::{Incarnation, NodeName, PilotBoot, SiteName, SubmitKey};
-use protocol::lease::{EndOutcome, Goal, LeasePhase, Order};
+use protocol::ids::{Incarnation, NodeName, PilotBoot, SiteName, StateId, SubmitKey};
+use protocol::lease::{EndOutcome, Goal, LeasePhase, Order, StateRef};
 use protocol::messages::SyncRequest;
 use protocol::resources::Resources;
 use protocol::slot::{HostFacts, SlotFacts};
 use protocol::time::{Mono, Span, Timestamp};
 
-pub use specs::{spec, wall, with_policy};
+pub use specs::{spec, wall, with_checkpoints, with_policy};
 
 pub const EPOCH: i64 = 1_800_000_000;
 
@@ -78,6 +79,7 @@ enum Vm {
     Starting,
     Running,
     Paused,
+    Checkpointing,
     Suspending,
     Gone,
 }
@@ -89,12 +91,14 @@ struct Guest {
     /// Distinguishes a suspend from an earlier one of the same guest.
     attempt: u64,
     bytes: u64,
+    /// The checkpoint that is being made.
+    checkpoint: Option<(StateId, Span)>,
 }
 
 fn is_alive(guest: &Guest) -> bool {
     matches!(
         guest.vm,
-        Vm::Starting | Vm::Running | Vm::Paused | Vm::Suspending
+        Vm::Starting | Vm::Running | Vm::Paused | Vm::Checkpointing | Vm::Suspending
     )
 }
 
@@ -121,6 +125,8 @@ enum VmEvent {
     Paused,
     Continued,
     Suspended(u64, u64),
+    Checkpointed(u64, u64),
+    CalledOff,
     PoweredOff,
     Dead,
 }
@@ -137,6 +143,10 @@ pub struct World {
     guests: BTreeMap<LeaseKey, Guest>,
     pub book: BTreeMap<LeaseKey, Granted>,
     pub states: BTreeSet<LeaseKey>,
+    /// Checkpoints that were made, with the run time in them.
+    pub checkpoints: BTreeMap<StateId, Span>,
+    /// The newest that the broker was told of, by lease.
+    pub told_checkpoint: BTreeMap<LeaseKey, StateRef>,
     /// Guests that the warden has ended.
     pub fenced: BTreeSet<LeaseKey>,
     pub deaf_until: u64,
@@ -205,6 +215,8 @@ impl World {
             guests: BTreeMap::new(),
             book: BTreeMap::new(),
             states: BTreeSet::new(),
+            checkpoints: BTreeMap::new(),
+            told_checkpoint: BTreeMap::new(),
             fenced: BTreeSet::new(),
             deaf_until,
             end_told: None,

@@ -60,8 +60,9 @@ impl World {
         let writing = self
             .guests
             .values()
-            .filter(|g| g.vm == Vm::Suspending && g.killed_at.is_none());
-        assert!(writing.count() <= 1, "two suspends at once\n{self}");
+            .filter(|g| matches!(g.vm, Vm::Suspending | Vm::Checkpointing))
+            .filter(|g| g.killed_at.is_none());
+        assert!(writing.count() <= 1, "two are written at once\n{self}");
         for (key, guest) in self.guests.iter().filter(|(_, g)| is_alive(g)) {
             let dying = guest.killed_at.is_some_and(|k| self.now <= k + 50);
             assert!(

@@ -34,6 +34,12 @@ pub fn spec(memory_mib: u64, run_secs: u64) -> WorkspaceSpec {
     }
 }
 
+/// The same with a checkpoint every so many seconds.
+pub fn with_checkpoints(mut spec: WorkspaceSpec, every_secs: u64) -> WorkspaceSpec {
+    spec.policy.checkpoint_every = Some(Span::from_secs(every_secs));
+    spec
+}
+
 pub fn with_policy(
     mut spec: WorkspaceSpec,
     on_eviction: OnEviction,

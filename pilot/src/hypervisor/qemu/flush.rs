@@ -40,6 +40,8 @@ const BLIND_REST: Duration = Duration::from_secs(20);
 const BLIND_REST_FACTOR: u32 = 40;
 /// Less than this is left to be brought at the end: it takes a disk some hundredths of a second.
 const WORTH_A_PASS: u64 = 8 << 20;
+/// Passes of a checkpoint over a running guest: one that writes faster than we do has no use for more.
+const MOST_PASSES: u32 = 3;
 /// What a suspend has still to write is not known.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -152,7 +154,8 @@ impl Running {
             return Ok(());
         }
         let memory = self.memory()?;
-        let ahead = self.begin_ahead(&self.parts.state_id)?;
+        let id = self.suspended_id()?;
+        let ahead = self.begin_ahead(&id)?;
         // In the image is nothing yet: whatever is written before that is in the first pass.
         let tracker = self.pid.map(|pid| Tracker::begin(pid, &memory));
         if let Some(Err(e)) = &tracker {
@@ -167,7 +170,7 @@ impl Running {
     pub(super) fn begin_ahead(&self, id: &StateId) -> Result<Ahead, Failure> {
         let (store, memory) = (&self.driver.store, self.memory()?);
         let resident = memory.in_use() + DEVICE_BYTES;
-        let layers = to_be_copied(&self.parts.disks, store.states_dir());
+        let layers = to_be_copied(&self.disks(), store.states_dir());
         let needed = resident + resident / 20 + layers;
         let free = free_bytes(store.states_dir())
             .map_err(|e| Failure::Failed(format!("the store does not say what is free: {e}")))?;
@@ -216,7 +219,7 @@ impl Running {
         self.flush.hurry.store(true, Ordering::Release);
         self.flush.hurried.notify_one();
         let ahead = lock(&self.flush.ahead).take();
-        match ahead.filter(|_| *id == self.parts.state_id) {
+        match ahead.filter(|ahead| ahead.writer.id() == id) {
             Some(ahead) => Ok(ahead),
             None => self.begin_ahead(id),
         }
@@ -227,6 +230,40 @@ impl Running {
         drop(lock(&self.flush.ahead).take());
         drop(lock(&self.flush.tracker).take());
         self.flush.left.store(UNKNOWN, Ordering::Release);
+    }
+
+    /// The name of the state that a suspend of it makes.
+    fn suspended_id(&self) -> Result<StateId, Failure> {
+        let id = self.parts.request.guest.state_id();
+        id.map_err(|e| Failure::Failed(format!("a state of this guest can't be named: {e}")))
+    }
+
+    pub(super) fn is_flushing(&self) -> bool {
+        self.flush.on.load(Ordering::Acquire)
+    }
+
+    /// The passes of a checkpoint, over a guest that runs: as many as make its rest small.
+    pub(super) fn bring_ahead(&self, draft: &mut Draft) -> Result<(), Failure> {
+        let memory = self.memory()?;
+        let mut tracker = lock(&self.flush.tracker);
+        if tracker.is_none() {
+            *tracker = self.pid.and_then(|pid| Tracker::begin(pid, &memory).ok());
+        }
+        // Without one all of it has to be brought when the guest stands still.
+        let Some(tracker) = tracker.as_ref() else {
+            return Ok(());
+        };
+        for _ in 0..MOST_PASSES {
+            draft
+                .missing
+                .merge(&tracker.take().map_err(|e| Failure::Failed(e.to_string()))?);
+            if draft.missing.data_bytes() < WORTH_A_PASS {
+                break;
+            }
+            draft.bring(&memory, Effort::Background, &|| false)?;
+        }
+        draft.image.sync()?;
+        Ok(())
     }
 
     /// Lets another flush begin.

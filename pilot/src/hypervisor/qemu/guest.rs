@@ -1,8 +1,8 @@
 //! The handle of a running guest.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex as SyncMutex};
 use std::time::Duration;
 
 use serde_json::json;
@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::boot::{Process, Started};
+use super::checkpoint::Disks;
 use super::flush::Flush;
 use super::qmp::{Qmp, Version};
 use super::watch::{Shared, Watcher};
@@ -42,6 +43,10 @@ pub(super) struct Running {
     /// Held while a suspend, or a thread that one left behind, is at work.
     pub suspending: Arc<Mutex<()>>,
     pub flush: Flush,
+    pub disks: SyncMutex<Disks>,
+    /// What QEMU has said of its devices while its owner has it stopped: they stay so, and it says it
+    /// only once.
+    pub devices: SyncMutex<Option<Vec<u8>>>,
 }
 
 impl QemuGuest {
@@ -59,6 +64,7 @@ impl QemuGuest {
         let pid = child.id();
         let watcher = Watcher::new(child, qmp.clone(), events, Arc::clone(&shared), out, log);
         tokio::spawn(watcher.run());
+        let disks = SyncMutex::new(Disks::of(&parts.disks));
         let guest = Self(Arc::new(Running {
             driver,
             parts,
@@ -71,6 +77,8 @@ impl QemuGuest {
             abort: Notify::new(),
             suspending: Arc::default(),
             flush: Flush::default(),
+            disks,
+            devices: SyncMutex::default(),
         }));
         tokio::spawn(release_at_the_end(Arc::clone(&guest.0)));
         (guest, receiver)
@@ -102,7 +110,7 @@ impl QemuGuest {
     }
 
     pub(in crate::hypervisor) async fn cont(&self) -> Result<(), ControlError> {
-        self.0.execute("cont").await?;
+        self.0.let_go().await?;
         self.0.paused.store(false, Ordering::Release);
         Ok(())
     }

@@ -16,12 +16,14 @@ use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use image_store::{Committed, Decision, Manifest, SavedMemory, StateError, StateWriter, Store};
 use protocol::codes::{Reason, ReasonCode};
+use protocol::ids::StateId;
 use protocol::lease::StateRef;
+use protocol::time::Span;
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{sleep, timeout};
@@ -46,6 +48,13 @@ const MOST_DEVICE_BYTES: u64 = 256 << 20;
 /// A rename that is under way when the time is up.
 const RENAME: Duration = Duration::from_secs(2);
 
+/// What becomes of a guest whose state was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum After {
+    Gone,
+    GoesOn,
+}
+
 /// How far an attempt got: what has to be undone.
 #[derive(Default)]
 struct Progress {
@@ -66,10 +75,19 @@ impl QemuGuest {
         &self,
         order: SuspendOrder,
     ) -> Result<Suspended, SuspendError> {
+        self.save(order, After::Gone).await
+    }
+
+    /// Makes a state. On success the guest is gone, or goes on.
+    pub(super) async fn save(
+        &self,
+        order: SuspendOrder,
+        after: After,
+    ) -> Result<Suspended, SuspendError> {
         let running = &self.0;
         let watch = Stopwatch::start();
         let Ok(busy) = Arc::clone(&running.suspending).try_lock_owned() else {
-            let text = "another suspend of this guest is still under way";
+            let text = "another suspend or checkpoint of this guest is still under way";
             return Err(SuspendError {
                 reason: Reason::new(ReasonCode::SuspendFailed, text),
                 guest_alive: running.shared.exit.borrow().is_none(),
@@ -78,15 +96,21 @@ impl QemuGuest {
         let busy = Arc::new(busy);
         let progress = Shared::default();
         match running
-            .within_budget(&order, &progress, Arc::clone(&busy))
+            .within_budget(&order, after, &progress, Arc::clone(&busy))
             .await
         {
-            Ok(made) => {
+            Ok((made, paused)) => {
                 let took = watch.read();
-                running.kill().await;
+                match after {
+                    After::Gone => running.kill().await,
+                    After::GoesOn => {
+                        let running = Arc::clone(running);
+                        drop(offload("flush-end", move || running.end_flush()).await);
+                    }
+                }
                 Ok(Suspended {
                     state: StateRef {
-                        id: running.parts.state_id.clone(),
+                        id: order.state,
                         manifest: made.manifest,
                         site: running.driver.setup.site.clone(),
                         bytes: made.bytes,
@@ -95,6 +119,7 @@ impl QemuGuest {
                     },
                     written: made.written,
                     took,
+                    paused,
                 })
             }
             Err(failure) => {
@@ -109,11 +134,12 @@ impl Running {
     async fn within_budget(
         self: &Arc<Self>,
         order: &SuspendOrder,
+        after: After,
         progress: &Shared,
         busy: Arc<OwnedMutexGuard<()>>,
-    ) -> Result<Committed, Failure> {
+    ) -> Result<(Committed, Span), Failure> {
         let mut exit = self.shared.exit.subscribe();
-        let attempt = self.attempt(order, progress, busy);
+        let attempt = self.attempt(order, after, progress, busy);
         tokio::pin!(attempt);
         let failure = tokio::select! {
             result = &mut attempt => return result,
@@ -135,19 +161,34 @@ impl Running {
     async fn attempt(
         self: &Arc<Self>,
         order: &SuspendOrder,
+        after: After,
         progress: &Shared,
         busy: Arc<OwnedMutexGuard<()>>,
-    ) -> Result<Committed, Failure> {
-        let draft = self.prepare(progress, Arc::clone(&busy)).await?;
+    ) -> Result<(Committed, Span), Failure> {
+        let draft = self
+            .prepare(&order.state, after, progress, Arc::clone(&busy))
+            .await?;
+        let watch = Stopwatch::start();
         at(progress, |p| p.stopped = true);
         self.execute("stop").await?;
+        let disks = match after {
+            After::Gone => self.disks(),
+            After::GoesOn => self.freeze_disks().await?,
+        };
         let memory = self.save_memory(draft, Arc::clone(&busy));
         let devices = self.save_devices(progress, order.budget.as_duration());
-        let (memory, devices) = tokio::try_join!(memory, devices).inspect_err(|_| {
-            // The other one ends soon.
+        let call_off = |_: &Failure| {
             at(progress, |p| p.decision.as_ref().map(Decision::call_off));
-        })?;
+        };
+        // Each to its end: what QEMU says of its devices may be all that it ever says (`kept_devices`).
+        let (memory, devices) = tokio::join!(memory, async { devices.await.inspect_err(call_off) });
+        let (devices, memory) = (devices?, memory?);
 
+        if after == After::GoesOn && !self.paused.load(Ordering::Acquire) {
+            self.let_go().await?;
+            at(progress, |p| p.stopped = false);
+        }
+        let paused = watch.read();
         let Some(writer) = at(progress, |p| p.files.take()) else {
             return Err(Failure::Failed("the state's files were lost".to_owned()));
         };
@@ -158,31 +199,36 @@ impl Running {
             spec.network,
             &self.parts.request.guest.workspace,
         );
-        let manifest = manifest(&self.parts, platform, list, order);
-        let (disks, store) = (self.parts.disks.clone(), self.driver.store.clone());
+        let manifest = manifest(&self.parts, &disks, platform, list, order);
+        let store = self.driver.store.clone();
         let made = offload("suspend-commit", move || {
             let made = finish(writer, memory, &devices, manifest, &disks, &store);
             drop(busy);
             made
         });
-        made.await
-            .map_err(|e| Failure::Failed(e.to_string()))?
-            .map_err(Failure::from)
+        let made = made.await.map_err(|e| Failure::Failed(e.to_string()))??;
+        Ok((made, paused))
     }
 
     /// What a flush has got ready, or a new state; checks that there is room.
     async fn prepare(
         self: &Arc<Self>,
+        state: &StateId,
+        after: After,
         progress: &Shared,
         busy: Arc<OwnedMutexGuard<()>>,
     ) -> Result<Draft, Failure> {
         let (running, progress) = (Arc::clone(self), Arc::clone(progress));
+        let state = state.clone();
         let prepared = offload("suspend-prepare", move || {
-            let Ahead { writer, draft } = running.take_ahead(&running.parts.state_id)?;
+            let Ahead { writer, mut draft } = running.take_ahead(&state)?;
             at(&progress, |p| {
                 p.decision = Some(writer.decision());
                 p.files = Some(writer);
             });
+            if after == After::GoesOn {
+                running.bring_ahead(&mut draft)?;
+            }
             drop(busy);
             Ok(draft)
         });
@@ -211,6 +257,9 @@ impl Running {
 
     /// The devices as QEMU has them; it has nothing else to stream.
     async fn save_devices(&self, progress: &Shared, budget: Duration) -> Result<Vec<u8>, Failure> {
+        if let Some(kept) = self.kept_devices() {
+            return Ok(kept);
+        }
         let failed = |e: io::Error| Failure::Failed(format!("the devices can't be had: {e}"));
         let (source, sink) = io::pipe().map_err(failed)?;
         // On its own: it ends when nobody has the other end any more.
@@ -219,7 +268,28 @@ impl Running {
         self.migrate(sink, budget).await?;
         at(progress, |p| p.migrating = false);
         let devices = reading.await.map_err(io::Error::other).flatten();
-        devices.flatten().map_err(failed)
+        let devices = devices.flatten().map_err(failed)?;
+        if self.paused.load(Ordering::Acquire) {
+            *self.lock_devices() = Some(devices.clone());
+        }
+        Ok(devices)
+    }
+
+    /// The devices of a guest that stands still at its owner's wish and was saved before: QEMU streams
+    /// nothing a second time without having let the guest go.
+    pub(super) fn kept_devices(&self) -> Option<Vec<u8>> {
+        self.lock_devices().clone()
+    }
+
+    /// Lets the guest go on.
+    pub(super) async fn let_go(&self) -> Result<(), ControlError> {
+        self.lock_devices().take();
+        self.thaw();
+        self.execute("cont").await
+    }
+
+    fn lock_devices(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn migrate(&self, sink: PipeWriter, budget: Duration) -> Result<(), Failure> {
@@ -265,12 +335,12 @@ impl Running {
         if migrating && alive() {
             self.cancel_migration().await;
         }
-        self.clean_up(progress).await;
+        self.clean_up(&order.state, progress).await;
         let reason = failure.reason(order.budget);
         if stopped
             && alive()
             && !self.paused.load(Ordering::Acquire)
-            && let Err(e) = self.execute("cont").await
+            && let Err(e) = self.let_go().await
         {
             tracing::error!(error = %e, "a guest whose suspend failed can't be let go, it is killed");
             self.kill().await;
@@ -295,12 +365,12 @@ impl Running {
     }
 
     /// Removes the files of the attempt, also those that a thread still works on.
-    async fn clean_up(self: &Arc<Self>, progress: &Shared) {
+    async fn clean_up(self: &Arc<Self>, state: &StateId, progress: &Shared) {
         // First what would keep the disk busy, then whatever a thread was just about to make.
         discard_files(progress).await;
         if timeout(CLEAN_UP, self.suspending.lock()).await.is_err() {
             tracing::warn!(
-                state.id = %self.parts.state_id,
+                state.id = %state,
                 "a thread of a suspend that was called off hangs in the store; it will not commit"
             );
         }
