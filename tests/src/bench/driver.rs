@@ -100,6 +100,7 @@ impl Driver {
     /// Suspends it; the state before is removed.
     pub(super) async fn suspend(&mut self, guest: &Guest) -> Result<Suspended> {
         let order = SuspendOrder {
+            state: guest.id().state_id()?,
             run: Span::ZERO,
             at: Timestamp::from_secs(0),
             budget: Span::from_secs(300),
