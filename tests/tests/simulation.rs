@@ -20,7 +20,10 @@ fn passes(options: Options) {
             assert!(summary.slots >= options.slots && summary.requests >= options.requests);
             // A run in which nothing was suspended or resumed would prove little.
             assert!(summary.suspends > 50 && summary.resumes > 50, "{summary}");
-            assert!(summary.checkpoints > 50, "{summary}");
+            assert!(
+                summary.checkpoints > 50 && summary.from_checkpoints > 0,
+                "{summary}"
+            );
         }
         Err(violation) => panic!("{violation}"),
     }

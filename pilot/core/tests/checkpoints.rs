@@ -2,7 +2,7 @@
 
 mod world;
 
-use pilot_core::agent::Signal;
+use pilot_core::agent::{Event, Signal};
 use pilot_core::guest::LeaseKey;
 use protocol::codes::{Reason, ReasonCode};
 use protocol::lease::{EndOutcome, Goal, LeasePhase};
@@ -238,6 +238,47 @@ fn a_crash_during_one_is_a_crash_and_the_newest_stays_known() {
         w.told_checkpoint[&key].run,
         w.checkpoints.values().copied().sum()
     );
+}
+
+#[test]
+fn one_that_is_complete_when_its_guest_is_given_up_counts_and_later_ones_are_deleted() {
+    let mut w = World::new(Rules {
+        rate: 20_000_000,
+        ..Rules::default()
+    });
+    let key = w.grant("ws", with_checkpoints(spec(512, 3600), 60));
+    running(&mut w, &key);
+    until_one_is_written(&mut w);
+    let made = |number: u32| Event::Checkpointed {
+        lease: key.clone(),
+        state: key.checkpoint_id(number).unwrap(),
+        manifest: "m".into(),
+        bytes: 1,
+        written: 1,
+        took: Span::from_millis(1),
+        paused: Span::from_millis(1),
+    };
+    // The broker has ended the lease: the guest is killed at the next answer.
+    w.book.get_mut(&key).unwrap().outcome = Some(EndOutcome::Staged);
+    while said(&w, "-> Kill") == 0 {
+        assert!(w.now < 200_000, "{w}");
+        w.run_ms(1);
+    }
+    let first = key.checkpoint_id(1).unwrap();
+    w.checkpoints.insert(first.clone(), Span::from_secs(60));
+    w.step(made(1));
+    let newest = |w: &World| {
+        let lease = w.agent.leases().find(|l| l.key == key);
+        lease
+            .and_then(|l| l.checkpoints.newest.clone())
+            .map(|s| s.id)
+    };
+    assert_eq!(newest(&w), Some(first), "{w}");
+    w.run_ms(60);
+    w.step(made(1));
+    w.step(made(2));
+    assert_eq!(said(&w, "-> Discard { state: ws.g1.c1"), 0, "{w}");
+    assert_eq!(said(&w, "-> Discard { state: ws.g1.c2"), 1, "{w}");
 }
 
 #[test]

@@ -21,6 +21,9 @@ impl World {
         let mut failure = None;
         if let Some(state) = &order.state {
             self.check_state_known(site, state, &lease)?;
+            if state.id.as_str().contains(".c") {
+                self.summary.from_checkpoints += 1;
+            }
             let saved = self.truth.states.get(&(site, state.id.clone()));
             if saved.is_none_or(|s| s.manifest != state.manifest) || self.fault(5) {
                 failure = Some(Reason::new(

@@ -46,6 +46,8 @@ pub struct Summary {
     pub suspends: u32,
     /// Checkpoints made of guests that went on.
     pub checkpoints: u32,
+    /// Leases that started from a checkpoint.
+    pub from_checkpoints: u32,
     /// Starts from a state.
     pub resumes: u32,
     /// Guests that were killed without a state.
@@ -70,7 +72,7 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} slots, {} requests ({} done, {} cancelled, {} failed), {} starts, {} suspends, {} checkpoints, {} resumes, \
+            "{} slots, {} requests ({} done, {} cancelled, {} failed), {} starts, {} suspends, {} checkpoints, {} resumes ({} from checkpoints), \
              {} kills, {} signals, {} pilots killed, {} broker crashes, {} messages lost, {} lies of LRMs, \
              {:.1} h in {} steps",
             self.slots,
@@ -82,6 +84,7 @@ impl fmt::Display for Summary {
             self.suspends,
             self.checkpoints,
             self.resumes,
+            self.from_checkpoints,
             self.kills,
             self.signals,
             self.pilots_killed,
