@@ -18,6 +18,8 @@ use protocol::lease::{DesiredLease, EndOutcome, Goal, LeasePhase, LeaseReport, O
 use protocol::time::{Mono, Span};
 use protocol::workspace::{OnEviction, WorkspaceSpec};
 
+use crate::guest_words::Talk;
+
 /// Which lease: the workspace and the fencing number.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LeaseKey {
@@ -137,6 +139,8 @@ pub struct Lease {
     pub retry_at: Mono,
     /// Number of the first sync that carried its end.
     pub end_told_in: Option<u64>,
+    /// What its guest was told and said.
+    pub talk: Talk,
 }
 
 impl Lease {
@@ -157,6 +161,7 @@ impl Lease {
             failed_suspends: 0,
             retry_at: Mono::default(),
             end_told_in: None,
+            talk: Talk::default(),
         }
     }
 

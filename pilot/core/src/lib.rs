@@ -10,6 +10,7 @@
 //! | [`admission`] | is a lease worth taking, and can we get rid of it in time? |
 //! | [`lease_book`] | until when may a guest run without word from the broker? |
 //! | [`guest`] | where is each lease in its life? |
+//! | [`guest_words`] | what do pilot and guest say to each other? |
 //! | [`spool`] | what has happened that the broker does not know yet? |
 //! | [`usage`] | how was the slot used? |
 //!
@@ -21,6 +22,7 @@ pub mod admission;
 pub mod agent;
 pub mod deadline;
 pub mod guest;
+pub mod guest_words;
 pub mod lease_book;
 pub mod now;
 pub mod rates;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use pilot_core::agent::{Event, ExitHow};
 use pilot_core::guest::LeaseKey;
+use pilot_core::guest_words::Words;
 use protocol::codes::{Reason, ReasonCode};
 use protocol::lease;
 use protocol::time::{Mono, Span};
@@ -48,6 +49,8 @@ pub(super) enum Order {
     AbortSuspend,
     /// Ask it to switch itself off.
     Shutdown,
+    /// Say something to it.
+    Tell(Words),
     /// End it at once.
     Kill,
     /// The lease is over: leave nothing.
@@ -215,6 +218,10 @@ impl GuestTask {
                         tracing::warn!(lease.id = %self.lease, "the guest can't write to its disk: {reason}");
                         retry_io = Some(Box::pin(sleep(IO_RETRY)));
                     }
+                    Some(GuestEvent::Said(said)) => tools.report(Event::GuestSaid {
+                        lease: self.lease.clone(),
+                        said,
+                    }),
                     None => break Over::Exited(ExitHow::Crashed {
                         text: "it was lost from sight".to_owned(),
                     }),
@@ -261,6 +268,10 @@ impl GuestTask {
             }
             Some(Order::Shutdown) => {
                 self.warn("shut down", guest.shutdown().await);
+                None
+            }
+            Some(Order::Tell(words)) => {
+                guest.tell(&words);
                 None
             }
             Some(Order::Suspend { run, abort_at }) => self.suspend(guest, run, abort_at).await,
@@ -321,6 +332,7 @@ impl GuestTask {
                         killed = true;
                         guest.abort_suspend();
                     }
+                    Some(Order::Tell(words)) => guest.tell(&words),
                     Some(Order::Start | Order::Pause | Order::Continue | Order::Shutdown | Order::Suspend { .. }) => {}
                 },
             }
@@ -395,6 +407,7 @@ impl GuestTask {
                     | Order::Continue
                     | Order::Suspend { .. }
                     | Order::AbortSuspend
+                    | Order::Tell(_)
                     | Order::Shutdown,
                 ) => {}
             }
@@ -415,6 +428,7 @@ impl GuestTask {
                     | Order::Continue
                     | Order::Suspend { .. }
                     | Order::AbortSuspend
+                    | Order::Tell(_)
                     | Order::Shutdown,
                 ) => {}
             }
@@ -434,6 +448,7 @@ impl GuestTask {
                     | Order::Continue
                     | Order::Suspend { .. }
                     | Order::AbortSuspend
+                    | Order::Tell(_)
                     | Order::Shutdown,
                 ) => {}
             }

@@ -16,6 +16,7 @@ mod event;
 mod exchange;
 mod settle;
 mod stages;
+mod tell;
 mod want;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +62,8 @@ pub struct Agent {
     eviction: Option<Eviction>,
     next_probe: Mono,
     deadline_told: bool,
+    /// Nothing new is taken before this: a guest that was ready left early, to give time back.
+    closed_until: Mono,
     exchange: exchange::Exchange,
     discarding: BTreeSet<StateId>,
     discarded: BTreeSet<StateId>,
@@ -134,6 +137,7 @@ impl Agent {
             eviction: None,
             next_probe,
             deadline_told: false,
+            closed_until: Mono::default(),
             exchange: exchange::Exchange::default(),
             discarding: BTreeSet::new(),
             discarded: BTreeSet::new(),
@@ -298,6 +302,7 @@ impl Agent {
             | Event::Continued { .. }
             | Event::Measured { .. }
             | Event::Console { .. }
+            | Event::GuestSaid { .. }
             | Event::Suspended { .. }
             | Event::SuspendFailed { .. }
             | Event::GuestExited { .. } => self.on_guest(event),

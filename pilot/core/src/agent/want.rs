@@ -115,7 +115,8 @@ impl Agent {
             };
         }
         let begin = plan.begin.get(&lease.key);
-        if self.eviction.is_some() || begin.is_some_and(|b| now >= *b) {
+        let is_due = begin.is_some_and(|b| now >= *b) || self.goes_early(lease, plan);
+        if self.eviction.is_some() || is_due {
             let reason = self.eviction_reason();
             return if lease.is_suspendable() {
                 Want::Suspend {

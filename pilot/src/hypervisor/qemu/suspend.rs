@@ -28,7 +28,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::{sleep, timeout};
 
 use super::guest::{DEVICE_BYTES, QemuGuest, Running};
-use super::{COMMAND, DEVICES, args};
+use super::{COMMAND, DEVICES};
 use crate::hypervisor::errors::{ControlError, SuspendError};
 use crate::hypervisor::memory::GuestMemory;
 use crate::hypervisor::offload::offload;
@@ -152,12 +152,7 @@ impl Running {
             return Err(Failure::Failed("the state's files were lost".to_owned()));
         };
         let platform = self.driver.machine.platform(&self.version.text);
-        let spec = &self.parts.request.spec;
-        let list = args::devices(
-            spec.image.disks.len(),
-            spec.network,
-            &self.parts.request.guest.workspace,
-        );
+        let list = self.parts.devices.clone();
         let manifest = manifest(&self.parts, platform, list, order);
         let (disks, store) = (self.parts.disks.clone(), self.driver.store.clone());
         let made = offload("suspend-commit", move || {
