@@ -1,6 +1,7 @@
 //! The guest's lease port: what is said there arrives, also after a suspend, and states from
 //! before there was such a port are still resumed.
 
+#[expect(dead_code, reason = "shared by several test programs")]
 mod guests;
 
 use std::fs;

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | guest | `hello 1` | I listen from now on; `1` is the version of these words that I know |
 //! | guest | `ready` | I have put my things in order: evict me now rather than later |
-//! | pilot | `hello 1` | answer to `hello`: what came before it is old |
+//! | pilot | `hello 1` | answer to `hello`, and first of all after a resume: what came before is old |
 //! | pilot | `time-left SECONDS REASON` | so long until you are suspended or switched off |
 //! | pilot | `suspend-soon SECONDS REASON` | you are about to be suspended; `0`: now |
 //! | pilot | `stop-soon SECONDS REASON` | you are about to be switched off for good; `0`: now |
@@ -28,7 +28,7 @@ pub const PORT: &str = "org.workspace.lease.0";
 /// A line to a guest; its text is what `Display` gives, without the line's end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Words {
-    /// The answer to its `hello`.
+    /// The answer to its `hello`, and the first line after a resume.
     Hello,
     /// When it will be suspended or switched off.
     TimeLeft {

@@ -241,3 +241,17 @@ fn ready_does_not_overtake_a_guest_that_is_first_in_line() {
     assert!(suspended_at(&w, &first) >= begin_first.as_millis(), "{w}");
     assert!(suspended_at(&w, &second) >= begin_first.as_millis(), "{w}");
 }
+
+#[test]
+fn a_resumed_guest_is_told_without_having_asked() {
+    let mut w = World::new(Rules::default());
+    let key = w.resume("ws", spec(256, 3600), 4000);
+    running(&mut w, &key);
+    let told = lines(&w, &key);
+    assert_eq!(
+        verbs(&w, &key),
+        ["hello", "resumed", "time-left"],
+        "{told:?}"
+    );
+    assert!((4000..4060).contains(&seconds(&told[1])), "{told:?}");
+}

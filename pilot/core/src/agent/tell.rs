@@ -48,6 +48,7 @@ impl Agent {
             None => return,
         };
         lease.talk.listens = true;
+        self.tell(lease, Words::Hello);
         self.tell_away(lease, away);
     }
 
