@@ -75,6 +75,36 @@ fn the_end_of_the_slot_comes_first_from_the_probe() {
 }
 
 #[test]
+fn a_guest_is_told_when_it_has_to_go_and_goes_sooner_when_it_is_ready() {
+    let broker = FakeBroker::start();
+    let slot = Slot::new(&broker, 600);
+    slot.probe_says(600);
+    let mut pilot = slot.start();
+    broker.grant_with("ws-1", 3600, "null.says_ready");
+    eventually("the guest is told its time left", || {
+        let console = broker.console("ws-1");
+        console.contains("told `hello 1`") && console.contains("told `time-left ")
+    });
+    assert!(!broker.has_event("guest_ready"), "{}", pilot.stderr());
+    slot.probe_says(20);
+    assert_eq!(pilot.wait(), exit::OK, "{}", pilot.stderr());
+    let console = broker.console("ws-1");
+    assert!(console.contains("told `suspend-soon "), "{console}");
+    assert!(broker.has_event("guest_ready"), "{}", pilot.stderr());
+    let phase = broker.phase("ws-1");
+    assert!(
+        matches!(
+            phase,
+            Some(LeasePhase::Ended {
+                outcome: EndOutcome::Suspended { .. }
+            })
+        ),
+        "{phase:?}"
+    );
+    slot.assert_empty();
+}
+
+#[test]
 fn goals_are_followed_and_a_null_guest_finishes() {
     let broker = FakeBroker::start();
     let slot = Slot::new(&broker, 600);
