@@ -5,6 +5,7 @@ mod crash_points;
 mod death;
 mod epilogue;
 mod host;
+mod kernel;
 mod limits;
 mod node;
 mod role;

@@ -1,6 +1,7 @@
 //! The pilot's part in these tests, played by this test program in a process of its own: it does
 //! what a pilot does, through the real journal, trampoline and warden, and dies where it is told.
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, raise};
 
@@ -17,7 +19,7 @@ use pilot::host::processes::{ProcessId, marked};
 use pilot::journal::{Entry, JOURNAL_FILE, Journal, JournalError, Marker, What};
 use pilot::warden::Warden;
 
-use crate::node::{claim, eventually, pilot_program};
+use crate::node::{claim, eventually, memory_name, pilot_program};
 
 const PLACE: &str = "WP_TEST_PLACE";
 const PART: &str = "WP_TEST_PART";
@@ -297,13 +299,16 @@ impl Script {
         let entry = self.intend(What::Process {
             program: "sh".to_owned(),
         });
-        self.guest = self.spawn(&entry.marker(), "setsid sleep 600 & exec sleep 600", 2);
+        let memory = self.memory();
+        self.step(());
+        let both = "setsid sleep 600 & exec sleep 600";
+        self.guest = self.spawn(&entry.marker(), both, 2, Stdio::from(memory));
         self.step(());
         entry.made(self.guest).unwrap();
         self.step(());
         // A tool that has no entry of its own.
         let tool = self.journal().tool_marker();
-        self.spawn(&tool, "exec sleep 600", 1);
+        self.spawn(&tool, "exec sleep 600", 1, Stdio::null());
         self.step(());
         // One state that is under construction for ever, one that is committed.
         let states = self.root.join("store/states");
@@ -345,12 +350,21 @@ impl Script {
         self.step(());
     }
 
-    fn spawn(&mut self, marker: &Marker, script: &str, sleepers: usize) -> u32 {
+    /// A guest's memory, as the QEMU driver makes it: a file without a name, which the guest gets
+    /// as its standard output. Its pages are there until the last process lets go of it.
+    fn memory(&self) -> fs::File {
+        let name = CString::new(memory_name(&self.root)).unwrap();
+        let mut file = fs::File::from(memfd_create(&*name, MFdFlags::MFD_CLOEXEC).unwrap());
+        file.write_all(&vec![1; 4 << 20]).unwrap();
+        file
+    }
+
+    fn spawn(&mut self, marker: &Marker, script: &str, sleepers: usize, output: Stdio) -> u32 {
         let child = Trampoline::of(pilot_program())
             .command(marker, "sh")
             .args(["-c", script])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(output)
             .spawn()
             .unwrap();
         // Until all are what they are to become, the node still changes.
