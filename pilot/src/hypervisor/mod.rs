@@ -24,10 +24,9 @@
 //!    that it can end.
 //! 8. The console is a file of this lease alone; it grows only.
 //! 9. The process carries the lease's marker among its arguments, and dies with the pilot.
-//!
 //! 10. **tell** gives the guest a line on its lease port and never waits for it; what its agent says
-//!    there comes as [`GuestEvent::Said`]. A guest without an agent, or that floods the port, costs
-//!    nothing. The port goes through suspend and resume.
+//!     there comes as [`GuestEvent::Said`]. A guest without an agent, or that floods the port, costs
+//!     nothing. The port goes through suspend and resume.
 //!
 //! One conformance suite, `tests/hypervisor_conformance.rs`, runs on every driver.
 
