@@ -428,19 +428,6 @@ impl Agent {
         self.effects.push(Effect::Exit { code, reason });
     }
 
-    /// Why everybody has to go.
-    fn eviction_reason(&self) -> Reason {
-        self.eviction.as_ref().map_or_else(
-            || {
-                Reason::new(
-                    ReasonCode::SlotEnding,
-                    format!("the slot ends at {}", self.clock.end().0),
-                )
-            },
-            |e| e.reason.clone(),
-        )
-    }
-
     fn record(
         &mut self,
         kind: &str,
