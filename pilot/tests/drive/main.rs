@@ -6,6 +6,7 @@ mod slot;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -145,6 +146,43 @@ fn goals_are_followed_and_a_null_guest_finishes() {
     broker.leave(Reason::new(ReasonCode::Surplus, "there is no work"));
     assert_eq!(pilot.wait(), exit::OK, "{}", pilot.stderr());
     slot.assert_empty();
+}
+
+#[test]
+fn where_it_may_the_pilot_has_a_control_group_of_its_own_which_goes_with_it() {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let all = mounts.lines().filter(|l| l.contains(" - cgroup2 "));
+    let point = all.filter_map(|l| l.split(' ').nth(4)).next();
+    let name = format!("wp-test-{}", uuid::Uuid::new_v4().simple());
+    let job = point.map(|point| Path::new(point).join(name));
+    let job = job.filter(|job| fs::create_dir(job).is_ok());
+    let Some(job) = job.filter(|job| job.join("cgroup.kill").exists()) else {
+        println!("NOT TESTED: this account can make no control group (version 2)");
+        return;
+    };
+    for clean in [true, false] {
+        let broker = FakeBroker::start();
+        let slot = Slot::new(&broker, 600);
+        let mut pilot = slot.start_in(&job);
+        broker.grant("ws-1", 3600);
+        eventually("the guest runs", || {
+            is_running(broker.phase("ws-1").as_ref())
+        });
+        let recorded = pilot::journal::read(&slot.scratch().join("journal"));
+        let group = job.join(recorded.unwrap().unwrap().holder.slot);
+        assert!(group.is_dir(), "{}", pilot.stderr());
+        pilot.signal(if clean {
+            Signal::SIGTERM
+        } else {
+            Signal::SIGKILL
+        });
+        pilot.wait();
+        eventually("it is gone", || !group.exists() && slot.is_empty());
+    }
+    // The warden leaves the job's group a moment after its work is done.
+    eventually("nothing is left in the job's group", || {
+        fs::remove_dir(&job).is_ok()
+    });
 }
 
 #[test]

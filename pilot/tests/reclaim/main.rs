@@ -4,6 +4,7 @@
 mod crash_points;
 mod death;
 mod epilogue;
+mod groups;
 mod host;
 mod kernel;
 mod limits;

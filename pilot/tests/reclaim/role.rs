@@ -15,6 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, raise};
 
 use pilot::exec_guest::Trampoline;
+use pilot::host::cgroup;
 use pilot::host::processes::{ProcessId, marked};
 use pilot::journal::{Entry, JOURNAL_FILE, Journal, JournalError, Marker, What};
 use pilot::warden::Warden;
@@ -23,6 +24,7 @@ use crate::node::{claim, eventually, memory_name, pilot_program};
 
 const PLACE: &str = "WP_TEST_PLACE";
 const PART: &str = "WP_TEST_PART";
+const GROUP: &str = "WP_TEST_GROUP";
 
 /// What the process does.
 #[derive(Clone, Copy, Debug)]
@@ -77,10 +79,16 @@ pub struct Actor {
 
 impl Actor {
     pub fn start(root: &Path, part: Part) -> Self {
+        Self::start_in(root, part, None)
+    }
+
+    /// The same where the slot may have a control group of its own within `job`.
+    pub fn start_in(root: &Path, part: Part, job: Option<&Path>) -> Self {
         let mut child = Command::new("/proc/self/exe")
             .args(["--exact", "role::pilot_process", "--ignored", "--nocapture"])
             .env(PLACE, root)
             .env(PART, part.to_text())
+            .env(GROUP, job.unwrap_or(Path::new("")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -214,6 +222,7 @@ struct Script {
     journal: Option<Journal>,
     children: Vec<Child>,
     guest: u32,
+    trampoline: Trampoline,
 }
 
 impl Script {
@@ -224,6 +233,7 @@ impl Script {
             journal: None,
             children: Vec::new(),
             guest: 0,
+            trampoline: Trampoline::of(pilot_program()),
         };
         script.die_if_due();
         script
@@ -268,6 +278,7 @@ impl Script {
 
     fn live(&mut self) {
         let slot = self.journal().scratch().to_owned();
+        self.group();
         // A guest's directory with what nobody announces in it, and a link that leads outside.
         let guest_dir = slot.join("guests/ws.g1");
         let path = slot.join("guests");
@@ -332,6 +343,19 @@ impl Script {
         self.step(());
     }
 
+    /// Where the test gives the job a control group, the slot has one of its own in it.
+    fn group(&mut self) {
+        let job = PathBuf::from(environment(GROUP));
+        if job.as_os_str().is_empty() {
+            return;
+        }
+        let path = job.join(&self.journal().holder().slot);
+        let _entry = self.intend(What::Group { path: path.clone() });
+        cgroup::make(&path).unwrap();
+        self.trampoline = self.trampoline.clone().into_group(path);
+        self.step(());
+    }
+
     /// Only root may mount; for others the step does nothing.
     fn mount(&mut self, path: &Path) {
         let entry = self.intend(What::Mount {
@@ -360,7 +384,8 @@ impl Script {
     }
 
     fn spawn(&mut self, marker: &Marker, script: &str, sleepers: usize, output: Stdio) -> u32 {
-        let child = Trampoline::of(pilot_program())
+        let child = self
+            .trampoline
             .command(marker, "sh")
             .args(["-c", script])
             .stdin(Stdio::null())
