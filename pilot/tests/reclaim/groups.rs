@@ -85,7 +85,7 @@ fn a_process_that_lost_its_mark_and_its_parent_ends_with_the_group() {
     let report = finish(&journal, Duration::from_secs(30));
     assert!(report.is_clean(), "{report}");
     guest.wait().unwrap();
-    assert_eq!(job.inner(), [PathBuf::new(); 0]);
+    assert!(job.inner().is_empty(), "{:?}", job.inner());
     for pid in hidden {
         let comm = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         assert!(comm.is_empty() || comm.contains(") Z "), "{comm}");
