@@ -1,7 +1,9 @@
 //! The trampoline between the pilot and a process it starts: it ties the child's life to the
 //! pilot's, then becomes the wanted program.
 //!
-//! `pilot exec-guest --parent PID --marker M -- PROGRAM ARGS...` (hidden; the pilot calls itself)
+//! `pilot exec-guest --parent PID --marker M [--group DIR] -- PROGRAM ARGS...` (hidden; the pilot
+//! calls itself)
+//! 0. enters the slot's control group, where it has one;
 //! 1. asks the kernel for SIGKILL at the parent's death, and leaves at once when the parent has
 //!    died before that took effect;
 //! 2. gives up every way of gaining privileges (which would also cancel 1);
@@ -26,6 +28,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getppid, setpgid};
 
+use crate::host::cgroup;
 use crate::journal::Marker;
 
 /// The environment variable that carries the [`Marker`] of a process of ours.
@@ -62,6 +65,7 @@ const MAY_BE_IGNORED: [Signal; 9] = [
 #[derive(Clone, Debug)]
 pub struct Trampoline {
     pilot: PathBuf,
+    group: Option<PathBuf>,
 }
 
 impl Trampoline {
@@ -74,7 +78,15 @@ impl Trampoline {
     pub fn of(pilot: &Path) -> Self {
         Self {
             pilot: pilot.to_owned(),
+            group: None,
         }
+    }
+
+    /// The same, for processes that are put into this control group.
+    #[must_use]
+    pub fn into_group(mut self, group: PathBuf) -> Self {
+        self.group = Some(group);
+        self
     }
 
     /// The pilot's program file.
@@ -91,7 +103,11 @@ impl Trampoline {
             .arg("--parent")
             .arg(std::process::id().to_string())
             .arg("--marker")
-            .arg(marker.as_str())
+            .arg(marker.as_str());
+        if let Some(group) = &self.group {
+            command.arg("--group").arg(group);
+        }
+        command
             .arg("--")
             .arg(program)
             .env(MARKER_VARIABLE, marker.as_str());
@@ -108,6 +124,9 @@ pub struct ExecGuestArgs {
     /// Name by which the process can be found again.
     #[arg(long)]
     marker: String,
+    /// Control group to be in.
+    #[arg(long)]
+    group: Option<PathBuf>,
     /// Program and its arguments.
     #[arg(last = true, required = true)]
     program: Vec<OsString>,
@@ -153,7 +172,7 @@ pub fn run(args: &ExecGuestArgs) -> ExecGuestError {
         };
     };
     let name = program.to_string_lossy().into_owned();
-    if let Err((step, source)) = prepare() {
+    if let Err((step, source)) = prepare(args.group.as_deref()) {
         return ExecGuestError::Prepare {
             program: name,
             step,
@@ -176,8 +195,11 @@ pub fn run(args: &ExecGuestArgs) -> ExecGuestError {
     }
 }
 
-fn prepare() -> Result<(), (&'static str, io::Error)> {
+fn prepare(group: Option<&Path>) -> Result<(), (&'static str, io::Error)> {
     let at = |step| move |e: nix::Error| (step, io::Error::from(e));
+    if let Some(group) = group {
+        cgroup::enter(group).map_err(|e| ("enter the slot's control group", e))?;
+    }
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(at("ask for a signal at the parent's death"))?;
     prctl::set_no_new_privs().map_err(at("give up new privileges"))?;
     setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(at("lead a process group"))?;

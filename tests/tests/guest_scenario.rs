@@ -37,6 +37,10 @@ async fn a_guest_counts_on_over_two_slots() -> Result<()> {
     let log = CounterLog::read(&console);
     assert!(log.is_unbroken(), "{log:?}\n{story}\n{console}");
     assert_eq!((log.first, log.last), (Some(1), Some(45)), "{console}");
+    for told in ["suspend-soon ", "resumed "] {
+        let line = format!("LEASE-TOLD {told}");
+        assert!(console.contains(&line), "no `{line}`: {console}");
+    }
     it.is_clean().await?;
     it.life_is_sound(&id).await?;
     assert_eq!(counting.most(), 1, "a guest ran twice at once\n{story}");

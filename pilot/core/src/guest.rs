@@ -20,6 +20,7 @@ use protocol::time::{Mono, Span};
 use protocol::workspace::{OnEviction, WorkspaceSpec};
 
 use crate::checkpoint::Checkpoints;
+use crate::guest_words::Talk;
 
 /// Which lease: the workspace and the fencing number.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -159,6 +160,8 @@ pub struct Lease {
     pub checkpoints: Checkpoints,
     /// Number of the first sync that carried its end.
     pub end_told_in: Option<u64>,
+    /// What its guest was told and said.
+    pub talk: Talk,
 }
 
 impl Lease {
@@ -180,6 +183,7 @@ impl Lease {
             retry_at: Mono::default(),
             checkpoints: Checkpoints::new(order.run),
             end_told_in: None,
+            talk: Talk::default(),
         }
     }
 

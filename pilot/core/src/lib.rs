@@ -11,6 +11,7 @@
 //! | [`checkpoint`] | when is a running guest's next checkpoint due? |
 //! | [`lease_book`] | until when may a guest run without word from the broker? |
 //! | [`guest`] | where is each lease in its life? |
+//! | [`guest_words`] | what do pilot and guest say to each other? |
 //! | [`spool`] | what has happened that the broker does not know yet? |
 //! | [`usage`] | how was the slot used? |
 //!
@@ -23,6 +24,7 @@ pub mod agent;
 pub mod checkpoint;
 pub mod deadline;
 pub mod guest;
+pub mod guest_words;
 pub mod lease_book;
 pub mod now;
 pub mod rates;

@@ -50,6 +50,11 @@ pub struct Settings {
     pub retry_max: Span,
     /// Least time between two syncs when there is no news.
     pub sync_gap: Span,
+    /// A guest that listens is told its time left when so much is left, and when it has to go.
+    pub tell_marks: Vec<Span>,
+    /// It is also told when the moment at which it has to go moves by more than this, and by more
+    /// than a quarter of its time left.
+    pub tell_change: Span,
     /// How long the last word to the broker is tried, if the slot lasts so long.
     pub farewell: Span,
 }
@@ -78,6 +83,8 @@ impl Default for Settings {
             retry_min: Span::from_millis(250),
             retry_max: Span::from_secs(5),
             sync_gap: Span::from_millis(100),
+            tell_marks: [600, 300, 60, 10].map(Span::from_secs).to_vec(),
+            tell_change: Span::from_secs(10),
             farewell: Span::from_secs(30),
         }
     }

@@ -5,6 +5,7 @@ mod world;
 
 use pilot_core::agent::Signal;
 use pilot_core::guest::LeaseKey;
+use pilot_core::guest_words::Said;
 use proptest::prelude::*;
 use protocol::codes::{Reason, ReasonCode};
 use protocol::lease::Goal;
@@ -31,6 +32,7 @@ enum Act {
     PowerOff(usize),
     Crash(usize),
     Forget(usize),
+    Say(usize, Said),
     Leave,
 }
 
@@ -76,6 +78,8 @@ fn acts() -> impl Strategy<Value = Act> {
         1 => (0..8usize).prop_map(Act::PowerOff),
         1 => (0..8usize).prop_map(Act::Crash),
         1 => (0..8usize).prop_map(Act::Forget),
+        3 => (0..8usize, prop::sample::select(vec![Said::Hello, Said::Ready]))
+            .prop_map(|(n, said)| Act::Say(n, said)),
         1 => Just(Act::Leave),
     ]
 }
@@ -169,6 +173,11 @@ fn act(world: &mut World, keys: &mut Vec<LeaseKey>, act: Act) {
                 lease
                     .outcome
                     .get_or_insert(protocol::lease::EndOutcome::Staged);
+            }
+        }
+        Act::Say(n, said) => {
+            if let Some(key) = keys.get(n).cloned() {
+                world.say(&key, said);
             }
         }
         Act::Leave => world.leave = Some(reason(ReasonCode::Draining)),

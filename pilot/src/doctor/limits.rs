@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
-use nix::unistd::{AccessFlags, User, access, geteuid};
+use nix::unistd::{User, geteuid};
 use protocol::finding::Finding;
 
 use super::Subject;
+use crate::host::cgroup::may_be_divided;
 
 const MIB: u64 = 1024 * 1024;
 /// Address space of QEMU beside its guest's memory, MiB: libraries, threads' stacks, video memory.
@@ -99,8 +100,7 @@ fn open_files(limit: Option<u64>) -> Finding {
     }
 }
 
-/// Whether guests could be given a control group of their own. Only looked at: this version makes
-/// none.
+/// Whether the slot's processes can have a control group of their own.
 fn control_group(own: &str, root: &Path) -> Finding {
     let check = "cgroup";
     let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::/")) else {
@@ -110,11 +110,9 @@ fn control_group(own: &str, root: &Path) -> Finding {
              parent-death signal and the journal",
         );
     };
-    let directory = root.join(path);
-    let delegated = access(&directory, AccessFlags::W_OK).is_ok()
-        && access(&directory.join("cgroup.procs"), AccessFlags::W_OK).is_ok();
+    let delegated = !path.is_empty() && may_be_divided(&root.join(path));
     let words = if delegated {
-        "may be divided by this account (delegated)"
+        "may be divided by this account (delegated): guests get one of their own"
     } else {
         "belongs to the batch system or the node (not delegated)"
     };
@@ -148,7 +146,13 @@ mod tests {
         let missing = control_group("0::/job_12\n", root.path());
         assert!(missing.text.contains("not delegated"), "{missing}");
         fs::create_dir(root.path().join("job_12")).unwrap();
-        fs::write(root.path().join("job_12/cgroup.procs"), "").unwrap();
+        for (file, text) in [
+            ("cgroup.procs", ""),
+            ("cgroup.kill", ""),
+            ("cgroup.type", "domain\n"),
+        ] {
+            fs::write(root.path().join("job_12").join(file), text).unwrap();
+        }
         let ours = control_group("0::/job_12\n", root.path());
         assert!(ours.text.contains("(delegated)"), "{ours}");
     }

@@ -141,6 +141,7 @@ async fn equip(
             source: std::io::Error::other(e),
         }
     })?;
+    let trampoline = in_own_group(journal, trampoline, host::cgroup::delegated().as_deref());
     let setup = Setup {
         site: slot.site.clone(),
         store: journal.holder().store.clone(),
@@ -163,6 +164,26 @@ async fn equip(
     });
     sweep_store(journal.holder().store.clone());
     Ok((agent, effects))
+}
+
+/// Lets all that is started be in a control group of the slot's own, if groups may be made in `all`.
+/// Where that fails, processes are known by their mark alone, as everywhere else.
+fn in_own_group(journal: &Journal, trampoline: Trampoline, all: Option<&Path>) -> Trampoline {
+    let Some(path) = all.map(|all| all.join(&journal.holder().slot)) else {
+        return trampoline;
+    };
+    let made = journal
+        .intend(What::Group { path: path.clone() })
+        .map_err(|e| chain(&e))
+        .and_then(|_| host::cgroup::make(&path).map_err(|e| e.to_string()));
+    match made {
+        // The entry stays open: the group goes with the slot.
+        Ok(()) => trampoline.into_group(path),
+        Err(e) => {
+            tracing::warn!(error = e, "the slot has no control group of its own");
+            trampoline
+        }
+    }
 }
 
 /// The slot's clock by the slot file alone.

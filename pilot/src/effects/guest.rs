@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use pilot_core::agent::{Event, ExitHow};
 use pilot_core::guest::LeaseKey;
+use pilot_core::guest_words::Words;
 use protocol::codes::{Reason, ReasonCode};
 use protocol::ids::StateId;
 use protocol::lease;
@@ -51,6 +52,8 @@ pub(super) enum Order {
     AbortSuspend,
     /// Ask it to switch itself off.
     Shutdown,
+    /// Say something to it.
+    Tell(Words),
     /// End it at once.
     Kill,
     /// The lease is over: leave nothing.
@@ -226,6 +229,10 @@ impl GuestTask {
                         tracing::warn!(lease.id = %self.lease, "the guest can't write to its disk: {reason}");
                         retry_io = Some(Box::pin(sleep(IO_RETRY)));
                     }
+                    Some(GuestEvent::Said(said)) => tools.report(Event::GuestSaid {
+                        lease: self.lease.clone(),
+                        said,
+                    }),
                     None => break Over::Exited(ExitHow::Crashed {
                         text: "it was lost from sight".to_owned(),
                     }),
@@ -277,6 +284,10 @@ impl GuestTask {
             }
             Some(Order::Shutdown) => {
                 self.warn("shut down", guest.shutdown().await);
+                None
+            }
+            Some(Order::Tell(words)) => {
+                guest.tell(&words);
                 None
             }
             Some(Order::Suspend(save)) => self.suspend(guest, save).await,
@@ -333,6 +344,7 @@ impl GuestTask {
                     | Order::Suspend(_)
                     | Order::Checkpoint(_)
                     | Order::AbortSuspend
+                    | Order::Tell(_)
                     | Order::Shutdown,
                 ) => {}
             }
@@ -354,6 +366,7 @@ impl GuestTask {
                     | Order::Suspend(_)
                     | Order::Checkpoint(_)
                     | Order::AbortSuspend
+                    | Order::Tell(_)
                     | Order::Shutdown,
                 ) => {}
             }
@@ -374,6 +387,7 @@ impl GuestTask {
                     | Order::Suspend(_)
                     | Order::Checkpoint(_)
                     | Order::AbortSuspend
+                    | Order::Tell(_)
                     | Order::Shutdown,
                 ) => {}
             }

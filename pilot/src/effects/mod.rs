@@ -143,6 +143,7 @@ impl Effects {
             }
             Effect::AbortSuspend { lease } => self.tell(&lease, Order::AbortSuspend),
             Effect::Shutdown { lease } => self.tell(&lease, Order::Shutdown),
+            Effect::Tell { lease, words } => self.tell(&lease, Order::Tell(words)),
             Effect::Kill { lease } => self.tell(&lease, Order::Kill),
             Effect::ReleaseGuest { lease } => {
                 if let Some(task) = self.guests.get(&lease) {

@@ -3,6 +3,7 @@
 //! [`inspect`] runs once, at the pilot's start. What it finds missing is an error with a way out
 //! before any lease is taken, not a guest that fails later.
 
+pub mod cgroup;
 pub mod processes;
 
 use std::ffi::OsStr;

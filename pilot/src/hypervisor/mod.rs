@@ -29,11 +29,15 @@
 //!    that it can end.
 //! 9. The console is a file of this lease alone; it grows only.
 //! 10. The process carries the lease's marker among its arguments, and dies with the pilot.
+//! 11. **tell** gives the guest a line on its lease port and never waits for it; what its agent says
+//!     there comes as [`GuestEvent::Said`]. A guest without an agent, or that floods the port, costs
+//!     nothing. The port goes through suspend and resume.
 //!
 //! One conformance suite, `tests/hypervisor_conformance.rs`, runs on every driver.
 
 mod errors;
 mod fetch;
+mod lease_port;
 mod memory;
 mod null;
 mod offload;
@@ -46,6 +50,7 @@ mod types;
 use std::path::{Path, PathBuf};
 
 use image_store::{StateError, Store};
+use pilot_core::guest_words::Words;
 use protocol::ids::StateId;
 use protocol::slot_file::{HypervisorKind, HypervisorSection};
 use tokio::sync::mpsc;
@@ -272,6 +277,15 @@ impl Guest {
         match &self.kind {
             Kind::Qemu(g) => g.shutdown().await,
             Kind::Null(g) => g.shutdown(),
+        }
+    }
+
+    /// Says something to the guest's agent, if it has one. Returns at once; a guest that does not
+    /// read loses the oldest lines.
+    pub fn tell(&self, words: &Words) {
+        match &self.kind {
+            Kind::Qemu(g) => g.tell(words),
+            Kind::Null(g) => g.tell(words),
         }
     }
 

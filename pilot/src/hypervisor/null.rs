@@ -4,8 +4,10 @@
 //! A null guest has a boot id and counts the time that it has run; both are its memory, written
 //! to its state and told on its console. Words on the image's command line make it misbehave:
 //! `null.poweroff_after=SPAN` and `null.crash_after=SPAN` (of run time, over all slots),
-//! `null.ignores_acpi` (it says so on its console), `null.suspend_takes=SPAN`, `null.suspend_fails` (no space left; both also of
-//! checkpoints), `null.boot_fails`.
+//! `null.ignores_acpi` (it says so on its console), `null.suspend_takes=SPAN`, `null.suspend_fails`
+//! (no space left; both also of checkpoints), `null.boot_fails`, `null.deaf` (no agent),
+//! `null.says_ready` (as soon as it is told that it will be suspended). What it is told stands on its
+//! console.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -15,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use image_store::{Committed, Decision, Platform, StateError, StateWriter, Store};
+use pilot_core::guest_words::{Said, Words};
 use protocol::codes::{Reason, ReasonCode};
 use protocol::lease::StateRef;
 use protocol::text::parse_span;
@@ -62,6 +65,8 @@ struct Whims {
     suspend_takes: Span,
     suspend_fails: bool,
     boot_fails: bool,
+    deaf: bool,
+    says_ready: bool,
 }
 
 impl Whims {
@@ -80,6 +85,8 @@ impl Whims {
                 "suspend_takes" => whims.suspend_takes = span()?,
                 "suspend_fails" => whims.suspend_fails = true,
                 "boot_fails" => whims.boot_fails = true,
+                "deaf" => whims.deaf = true,
+                "says_ready" => whims.says_ready = true,
                 _ => return Err(format!("a null guest knows no `null.{name}`")),
             }
         }
@@ -111,6 +118,7 @@ impl NullDriver {
         let outfit = Outfit {
             platform: platform(),
             devices: Vec::new(),
+            earlier_devices: Vec::new(),
             memory: None,
         };
         stage::stage(request, &driver.store, &driver.fetcher, outfit).await
@@ -156,6 +164,9 @@ impl NullDriver {
             .0
             .say("starts")
             .map_err(|e| StartError::BootFailed(format!("can't write the console: {e}")))?;
+        if !guest.0.whims.deaf {
+            guest.0.report(GuestEvent::Said(Said::Hello));
+        }
         tokio::spawn(live(Arc::clone(&guest.0)));
         Ok((guest, receiver))
     }
@@ -260,9 +271,13 @@ impl Running {
             first
         });
         if first {
-            // Nobody may be listening any more.
-            drop(self.out.send(GuestEvent::Exited(how)));
+            self.report(GuestEvent::Exited(how));
         }
+    }
+
+    fn report(&self, event: GuestEvent) {
+        // Nobody may be listening any more.
+        drop(self.out.send(event));
     }
 
     fn say(&self, what: &str) -> io::Result<()> {
@@ -396,6 +411,18 @@ impl NullGuest {
             self.0.end(ExitHow::PoweredOff);
         }
         Ok(())
+    }
+
+    pub(super) fn tell(&self, words: &Words) {
+        if self.0.whims.deaf || !self.0.alive() {
+            return;
+        }
+        if let Err(e) = self.0.say(&format!("told `{words}`")) {
+            tracing::warn!(error = %e, "a null guest's console can't be written");
+        }
+        if self.0.whims.says_ready && matches!(words, Words::SuspendSoon { .. }) {
+            self.0.report(GuestEvent::Said(Said::Ready));
+        }
     }
 
     pub(super) fn kill(&self) {

@@ -36,6 +36,8 @@ pub(super) struct Parts {
     pub kernel: Option<PathBuf>,
     pub initrd: Option<PathBuf>,
     pub disks: Vec<StagedDisk>,
+    /// Its devices: those of its state, if it has one.
+    pub devices: Vec<String>,
     /// The state to resume from.
     pub state: Option<VerifiedState>,
     /// The guest's memory, as in the state; none for a driver that has it elsewhere.
@@ -79,6 +81,8 @@ struct Source<'a> {
 pub(super) struct Outfit {
     pub platform: Platform,
     pub devices: Vec<String>,
+    /// Lists of devices that earlier versions gave such a guest; a state with one is resumed so.
+    pub earlier_devices: Vec<Vec<String>>,
     /// Filled from the state, if there is one. None leaves that to the driver.
     pub memory: Option<Arc<GuestMemory>>,
 }
@@ -132,6 +136,9 @@ pub(super) async fn stage(
         kernel,
         initrd,
         disks,
+        devices: state
+            .as_ref()
+            .map_or(outfit.devices, |s| s.manifest().devices.clone()),
         state,
         memory: outfit.memory,
     })
@@ -186,7 +193,7 @@ fn misfit(m: &Manifest, request: &StageRequest, outfit: &Outfit) -> Option<Strin
             m.cores, m.memory_mib, spec.resources.cores, spec.resources.memory_mib
         ));
     }
-    if m.devices != *devices {
+    if m.devices != *devices && !outfit.earlier_devices.contains(&m.devices) {
         return Some(format!(
             "it has the devices {}, the request has {}",
             m.devices.join(", "),

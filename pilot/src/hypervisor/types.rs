@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use pilot_core::guest_words::Said;
 use protocol::codes::Reason;
 use protocol::ids::{Generation, IdError, SiteName, StateId, WorkspaceId};
 use protocol::lease::StateRef;
@@ -108,6 +109,8 @@ pub struct Suspended {
 pub enum GuestEvent {
     /// The guest is stopped because its disk can't be written; `cont` tries again.
     IoError(Reason),
+    /// Its agent said something on its lease port.
+    Said(Said),
     /// Over. Always the last event, exactly one.
     Exited(ExitHow),
 }

@@ -257,6 +257,14 @@ pub(crate) fn check_bounds(holder: &Holder, what: &What) -> Result<(), &'static 
                 )
             }
         }
+        What::Group { path } => {
+            let name = path.file_name().and_then(|name| name.to_str());
+            if is_plain(path) && name == Some(&holder.slot) {
+                Ok(())
+            } else {
+                Err("it must have the slot's own name")
+            }
+        }
         What::StoreTmp { path } => {
             let places = ["states", "blobs"].map(|place| holder.store.join(place));
             let fits = is_plain(path)

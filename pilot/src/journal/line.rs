@@ -62,6 +62,11 @@ pub enum What {
         /// Where.
         path: PathBuf,
     },
+    /// A control group of the slot's own, with the slot's unguessable name.
+    Group {
+        /// Its directory.
+        path: PathBuf,
+    },
     /// A file system mounted inside the slot's scratch directory.
     Mount {
         /// Where.
@@ -77,6 +82,7 @@ impl fmt::Display for What {
             Self::File { path } => write!(f, "file {}", path.display()),
             Self::Socket { path } => write!(f, "socket {}", path.display()),
             Self::StoreTmp { path } => write!(f, "unfinished {} in the store", path.display()),
+            Self::Group { path } => write!(f, "control group {}", path.display()),
             Self::Mount { path } => write!(f, "mount {}", path.display()),
         }
     }

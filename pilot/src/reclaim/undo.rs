@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::custody::Place;
 use super::files::{absent_is_fine, holds_nothing_of_others, remove_inside, remove_tree, unmount};
 use super::report::Report;
+use crate::host::cgroup;
 use crate::host::processes::{KillOutcome, ProcessId, marked};
 use crate::journal::{
     Holder, JOURNAL_FILE, NodeIdentity, Open, Recorded, SLOT_FILE, What, check_bounds,
@@ -22,9 +23,10 @@ const ROUNDS: u32 = 20;
 pub(super) fn undo(recorded: &Recorded, limit: Duration) -> Report {
     let holder = &recorded.holder;
     let mut report = Report::of(holder);
+    kill_groups(recorded);
     kill_all(recorded, limit, &mut report);
     for open in &recorded.open {
-        undo_entry(holder, open, &mut report);
+        undo_entry(holder, open, limit, &mut report);
     }
     remove_own_blobs(holder, &mut report);
     for damage in &recorded.damage {
@@ -57,6 +59,17 @@ pub(super) fn remove_stale_entry(holder: &Holder) -> Report {
     let mut report = Report::of(holder);
     remove_entry(holder, &mut report);
     report
+}
+
+/// All at once, also what has lost its mark.
+fn kill_groups(recorded: &Recorded) {
+    for open in &recorded.open {
+        if let What::Group { path } = &open.what
+            && check_bounds(&recorded.holder, &open.what).is_ok()
+        {
+            cgroup::kill(path);
+        }
+    }
 }
 
 fn kill_all(recorded: &Recorded, limit: Duration, report: &mut Report) {
@@ -106,7 +119,7 @@ fn name_of(pid: i32) -> String {
         .unwrap_or_default()
 }
 
-fn undo_entry(holder: &Holder, open: &Open, report: &mut Report) {
+fn undo_entry(holder: &Holder, open: &Open, limit: Duration, report: &mut Report) {
     let what = &open.what;
     if let Err(rule) = check_bounds(holder, what) {
         report.left(what, rule);
@@ -119,6 +132,7 @@ fn undo_entry(holder: &Holder, open: &Open, report: &mut Report) {
             report.note(what, remove_inside(scratch, path));
         }
         What::StoreTmp { path } => report.note(what, remove_tree(path)),
+        What::Group { path } => report.note(what, cgroup::remove(path, limit)),
         What::Mount { path } => {
             // A mount belongs to the boot that it was made in.
             let there = NodeIdentity::here().is_ok_and(|here| here.boot == holder.node.boot);

@@ -1,7 +1,7 @@
 //! A broker that wants what the test says and remembers what it was told. It answers every sync
 //! soon: holding is the real broker's art.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -24,6 +24,10 @@ struct Book {
     leases: BTreeMap<WorkspaceId, (Goal, Order)>,
     phases: BTreeMap<WorkspaceId, LeasePhase>,
     last: Option<SyncRequest>,
+    /// Kinds of all events.
+    kinds: BTreeSet<String>,
+    /// What the guests said, by workspace.
+    consoles: BTreeMap<String, String>,
     leave: Option<Reason>,
     fenced: bool,
 }
@@ -35,6 +39,8 @@ impl Default for Book {
             leases: BTreeMap::new(),
             phases: BTreeMap::new(),
             last: None,
+            kinds: BTreeSet::new(),
+            consoles: BTreeMap::new(),
             leave: None,
             fenced: false,
         }
@@ -81,10 +87,11 @@ impl FakeBroker {
     }
 
     pub fn grant(&self, name: &str, run_secs: u64) {
-        self.grant_with(name, run_secs, Policy::default());
+        self.grant_with(name, run_secs, "", Policy::default());
     }
 
-    pub fn grant_with(&self, name: &str, run_secs: u64, policy: Policy) {
+    /// Grants a lease for a null guest with `words` on its command line.
+    pub fn grant_with(&self, name: &str, run_secs: u64, words: &str, policy: Policy) {
         let spec = WorkspaceSpec {
             name: name.into(),
             image: Image {
@@ -92,6 +99,7 @@ impl FakeBroker {
                     url: self.image.path().display().to_string(),
                     digest: None,
                 }),
+                cmdline: Some(words.to_owned()),
                 ..Image::default()
             },
             resources: Resources {
@@ -143,6 +151,14 @@ impl FakeBroker {
         let last = self.lock().last.clone()?;
         let mut leases = last.leases.into_iter();
         leases.find(|l| l.workspace.as_str() == name)?.checkpoint
+    }
+
+    pub fn console(&self, name: &str) -> String {
+        self.lock().consoles.get(name).cloned().unwrap_or_default()
+    }
+
+    pub fn has_event(&self, kind: &str) -> bool {
+        self.lock().kinds.contains(kind)
     }
 
     pub fn last_sync(&self) -> SyncRequest {
@@ -206,15 +222,21 @@ async fn sync(State(book): State<Shared>, Json(request): Json<SyncRequest>) -> R
         acknowledged: request.events.last().map_or(EventSeq(0), |e| e.seq),
         discard: vec![],
     };
+    let kinds = request.events.iter().map(|e| e.kind.clone());
+    book.kinds.extend(kinds);
     book.last = Some(request);
     Json(reply).into_response()
 }
 
 async fn console(
-    Path(_guest): Path<(String, u64)>,
+    State(book): State<Shared>,
+    Path((workspace, _generation)): Path<(String, u64)>,
     Query(offset): Query<BTreeMap<String, u64>>,
     body: Bytes,
 ) -> Json<ConsoleReply> {
+    let mut book = book.lock().unwrap();
+    let console = book.consoles.entry(workspace).or_default();
+    console.push_str(&String::from_utf8_lossy(&body));
     Json(ConsoleReply {
         next_offset: offset["offset"] + body.len() as u64,
     })

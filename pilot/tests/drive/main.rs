@@ -6,6 +6,7 @@ mod slot;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -59,7 +60,7 @@ fn checkpoints_are_made_while_the_guest_runs_and_outlive_a_kill() {
         checkpoint_every: Some(Span::from_millis(50)),
         ..Policy::default()
     };
-    broker.grant_with("ws-1", 3600, policy);
+    broker.grant_with("ws-1", 3600, "", policy);
     let told = || broker.checkpoint("ws-1");
     eventually("a second checkpoint is told of", || {
         told().is_some_and(|state| state.id.as_str() == "ws-1.g1.c2")
@@ -116,6 +117,36 @@ fn the_end_of_the_slot_comes_first_from_the_probe() {
 }
 
 #[test]
+fn a_guest_is_told_when_it_has_to_go_and_goes_sooner_when_it_is_ready() {
+    let broker = FakeBroker::start();
+    let slot = Slot::new(&broker, 600);
+    slot.probe_says(600);
+    let mut pilot = slot.start();
+    broker.grant_with("ws-1", 3600, "null.says_ready", Policy::default());
+    eventually("the guest is told its time left", || {
+        let console = broker.console("ws-1");
+        console.contains("told `hello 1`") && console.contains("told `time-left ")
+    });
+    assert!(!broker.has_event("guest_ready"), "{}", pilot.stderr());
+    slot.probe_says(20);
+    assert_eq!(pilot.wait(), exit::OK, "{}", pilot.stderr());
+    let console = broker.console("ws-1");
+    assert!(console.contains("told `suspend-soon "), "{console}");
+    assert!(broker.has_event("guest_ready"), "{}", pilot.stderr());
+    let phase = broker.phase("ws-1");
+    assert!(
+        matches!(
+            phase,
+            Some(LeasePhase::Ended {
+                outcome: EndOutcome::Suspended { .. }
+            })
+        ),
+        "{phase:?}"
+    );
+    slot.assert_empty();
+}
+
+#[test]
 fn goals_are_followed_and_a_null_guest_finishes() {
     let broker = FakeBroker::start();
     let slot = Slot::new(&broker, 600);
@@ -156,6 +187,43 @@ fn goals_are_followed_and_a_null_guest_finishes() {
     broker.leave(Reason::new(ReasonCode::Surplus, "there is no work"));
     assert_eq!(pilot.wait(), exit::OK, "{}", pilot.stderr());
     slot.assert_empty();
+}
+
+#[test]
+fn where_it_may_the_pilot_has_a_control_group_of_its_own_which_goes_with_it() {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let all = mounts.lines().filter(|l| l.contains(" - cgroup2 "));
+    let point = all.filter_map(|l| l.split(' ').nth(4)).next();
+    let name = format!("wp-test-{}", uuid::Uuid::new_v4().simple());
+    let job = point.map(|point| Path::new(point).join(name));
+    let job = job.filter(|job| fs::create_dir(job).is_ok());
+    let Some(job) = job.filter(|job| job.join("cgroup.kill").exists()) else {
+        println!("NOT TESTED: this account can make no control group (version 2)");
+        return;
+    };
+    for clean in [true, false] {
+        let broker = FakeBroker::start();
+        let slot = Slot::new(&broker, 600);
+        let mut pilot = slot.start_in(&job);
+        broker.grant("ws-1", 3600);
+        eventually("the guest runs", || {
+            is_running(broker.phase("ws-1").as_ref())
+        });
+        let recorded = pilot::journal::read(&slot.scratch().join("journal"));
+        let group = job.join(recorded.unwrap().unwrap().holder.slot);
+        assert!(group.is_dir(), "{}", pilot.stderr());
+        pilot.signal(if clean {
+            Signal::SIGTERM
+        } else {
+            Signal::SIGKILL
+        });
+        pilot.wait();
+        eventually("it is gone", || !group.exists() && slot.is_empty());
+    }
+    // The warden leaves the job's group a moment after its work is done.
+    eventually("nothing is left in the job's group", || {
+        fs::remove_dir(&job).is_ok()
+    });
 }
 
 #[test]

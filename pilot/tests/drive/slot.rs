@@ -134,7 +134,20 @@ kind = "null"
     }
 
     pub fn start(&self) -> Pilot {
-        let child = Command::new(env!("CARGO_BIN_EXE_pilot"))
+        self.start_by(Command::new(env!("CARGO_BIN_EXE_pilot")))
+    }
+
+    /// The pilot as the first process of a control group that its account may divide.
+    pub fn start_in(&self, group: &Path) -> Pilot {
+        let mut enter = Command::new("sh");
+        let script = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
+        enter.args(["-c", script]).arg(group);
+        enter.arg(env!("CARGO_BIN_EXE_pilot"));
+        self.start_by(enter)
+    }
+
+    fn start_by(&self, mut command: Command) -> Pilot {
+        let child = command
             .args(["run", "--slot"])
             .arg(self.file())
             .stdin(Stdio::null())

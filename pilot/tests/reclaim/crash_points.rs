@@ -8,6 +8,7 @@ use pilot::host::processes::ProcessId;
 use pilot::journal::JOURNAL_FILE;
 use pilot::reclaim::{Effort, Report, Swept, reclaim, sweep};
 
+use crate::groups::JobGroup;
 use crate::node::{Node, claim};
 use crate::role::{Actor, Part};
 
@@ -50,7 +51,7 @@ fn without_committed(mut found: BTreeMap<String, String>, node: &Node) -> BTreeM
     found
 }
 
-fn crash_everywhere(by: By, job_was_rendered: bool) {
+fn crash_everywhere(by: By, job_was_rendered: bool, job: Option<&JobGroup>) {
     for die_after in 0.. {
         let node = Node::new();
         // What a sweep knows it knows from the node entry: where the pilot died before that, the
@@ -59,7 +60,8 @@ fn crash_everywhere(by: By, job_was_rendered: bool) {
         if job_was_rendered {
             node.render_job();
         }
-        let mut actor = Actor::start(node.root(), Part::Script { die_after });
+        let part = Part::Script { die_after };
+        let mut actor = Actor::start_in(node.root(), part, job.map(JobGroup::path));
         let last = actor.settled().is_some();
         if last {
             actor.kill();
@@ -85,6 +87,8 @@ fn crash_everywhere(by: By, job_was_rendered: bool) {
                 expected,
                 "step {die_after}, {by:?}, attempt {attempt}"
             );
+            let groups = job.map(JobGroup::inner).unwrap_or_default();
+            assert!(groups.is_empty(), "step {die_after}, {by:?}: {groups:?}");
         }
         if last {
             assert!(die_after > 20, "the script has only {die_after} steps");
@@ -105,17 +109,24 @@ fn with_rendered_job(node: &Node, mut bare: BTreeMap<String, String>) -> BTreeMa
 
 #[test]
 fn killed_at_any_step_the_slot_is_reclaimed_by_its_directory() {
-    crash_everywhere(By::Slot, false);
+    crash_everywhere(By::Slot, false, None);
+}
+
+#[test]
+fn killed_at_any_step_the_slots_control_group_goes_too() {
+    if let Some(job) = JobGroup::new() {
+        crash_everywhere(By::Slot, false, Some(&job));
+    }
 }
 
 #[test]
 fn killed_at_any_step_the_next_pilot_sweeps_it() {
-    crash_everywhere(By::Sweep, true);
+    crash_everywhere(By::Sweep, true, None);
 }
 
 #[test]
 fn killed_at_any_step_an_epilogue_reclaims_it() {
-    crash_everywhere(By::Command, true);
+    crash_everywhere(By::Command, true, None);
 }
 
 /// The steps inside the claim: what they leave is what a later step leaves, cut short.

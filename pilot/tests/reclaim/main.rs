@@ -4,7 +4,9 @@
 mod crash_points;
 mod death;
 mod epilogue;
+mod groups;
 mod host;
+mod kernel;
 mod limits;
 mod node;
 mod role;

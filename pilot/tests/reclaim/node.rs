@@ -11,6 +11,8 @@ use protocol::ids::{Incarnation, SubmitKey};
 
 use pilot::journal::{Claim, Journal, JournalError};
 
+use crate::kernel;
+
 /// Waits for a condition; fails the test when it does not come true within a minute.
 #[expect(
     clippy::disallowed_methods,
@@ -82,7 +84,7 @@ impl Node {
     }
 
     /// Everything on the node that a slot here could have changed: paths with what they hold,
-    /// mounts, and processes that have to do with this place.
+    /// mounts, processes that have to do with this place, and what the kernel keeps beside them.
     pub fn snapshot(&self) -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
         walk(&self.root, &mut found);
@@ -94,6 +96,9 @@ impl Node {
         }
         for (pid, command) in self.processes() {
             found.insert(format!("process {pid}"), command);
+        }
+        for thing in kernel::things_of(&self.root) {
+            found.insert(thing, String::new());
         }
         found
     }
@@ -148,6 +153,12 @@ impl Drop for Node {
             }
         }
     }
+}
+
+/// Name of the memory of a guest of this place.
+pub fn memory_name(root: &Path) -> String {
+    let place = root.file_name().unwrap().to_string_lossy();
+    format!("guest-memory-{place}")
 }
 
 pub fn slot_of(root: &Path) -> PathBuf {

@@ -1,6 +1,7 @@
 //! The pilot's part in these tests, played by this test program in a process of its own: it does
 //! what a pilot does, through the real journal, trampoline and warden, and dies where it is told.
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
@@ -9,18 +10,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, raise};
 
 use pilot::exec_guest::Trampoline;
+use pilot::host::cgroup;
 use pilot::host::processes::{ProcessId, marked};
 use pilot::journal::{Entry, JOURNAL_FILE, Journal, JournalError, Marker, What};
 use pilot::warden::Warden;
 
-use crate::node::{claim, eventually, pilot_program};
+use crate::node::{claim, eventually, memory_name, pilot_program};
 
 const PLACE: &str = "WP_TEST_PLACE";
 const PART: &str = "WP_TEST_PART";
+const GROUP: &str = "WP_TEST_GROUP";
 
 /// What the process does.
 #[derive(Clone, Copy, Debug)]
@@ -75,10 +79,16 @@ pub struct Actor {
 
 impl Actor {
     pub fn start(root: &Path, part: Part) -> Self {
+        Self::start_in(root, part, None)
+    }
+
+    /// The same where the slot may have a control group of its own within `job`.
+    pub fn start_in(root: &Path, part: Part, job: Option<&Path>) -> Self {
         let mut child = Command::new("/proc/self/exe")
             .args(["--exact", "role::pilot_process", "--ignored", "--nocapture"])
             .env(PLACE, root)
             .env(PART, part.to_text())
+            .env(GROUP, job.unwrap_or(Path::new("")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -212,6 +222,7 @@ struct Script {
     journal: Option<Journal>,
     children: Vec<Child>,
     guest: u32,
+    trampoline: Trampoline,
 }
 
 impl Script {
@@ -222,6 +233,7 @@ impl Script {
             journal: None,
             children: Vec::new(),
             guest: 0,
+            trampoline: Trampoline::of(pilot_program()),
         };
         script.die_if_due();
         script
@@ -266,6 +278,7 @@ impl Script {
 
     fn live(&mut self) {
         let slot = self.journal().scratch().to_owned();
+        self.group();
         // A guest's directory with what nobody announces in it, and a link that leads outside.
         let guest_dir = slot.join("guests/ws.g1");
         let path = slot.join("guests");
@@ -297,13 +310,16 @@ impl Script {
         let entry = self.intend(What::Process {
             program: "sh".to_owned(),
         });
-        self.guest = self.spawn(&entry.marker(), "setsid sleep 600 & exec sleep 600", 2);
+        let memory = self.memory();
+        self.step(());
+        let both = "setsid sleep 600 & exec sleep 600";
+        self.guest = self.spawn(&entry.marker(), both, 2, Stdio::from(memory));
         self.step(());
         entry.made(self.guest).unwrap();
         self.step(());
         // A tool that has no entry of its own.
         let tool = self.journal().tool_marker();
-        self.spawn(&tool, "exec sleep 600", 1);
+        self.spawn(&tool, "exec sleep 600", 1, Stdio::null());
         self.step(());
         // One state that is under construction for ever, one that is committed.
         let states = self.root.join("store/states");
@@ -327,6 +343,19 @@ impl Script {
         self.step(());
     }
 
+    /// Where the test gives the job a control group, the slot has one of its own in it.
+    fn group(&mut self) {
+        let job = PathBuf::from(environment(GROUP));
+        if job.as_os_str().is_empty() {
+            return;
+        }
+        let path = job.join(&self.journal().holder().slot);
+        let _entry = self.intend(What::Group { path: path.clone() });
+        cgroup::make(&path).unwrap();
+        self.trampoline = self.trampoline.clone().into_group(path);
+        self.step(());
+    }
+
     /// Only root may mount; for others the step does nothing.
     fn mount(&mut self, path: &Path) {
         let entry = self.intend(What::Mount {
@@ -345,12 +374,22 @@ impl Script {
         self.step(());
     }
 
-    fn spawn(&mut self, marker: &Marker, script: &str, sleepers: usize) -> u32 {
-        let child = Trampoline::of(pilot_program())
+    /// A guest's memory, as the QEMU driver makes it: a file without a name, which the guest gets
+    /// as its standard output. Its pages are there until the last process lets go of it.
+    fn memory(&self) -> fs::File {
+        let name = CString::new(memory_name(&self.root)).unwrap();
+        let mut file = fs::File::from(memfd_create(&*name, MFdFlags::MFD_CLOEXEC).unwrap());
+        file.write_all(&vec![1; 4 << 20]).unwrap();
+        file
+    }
+
+    fn spawn(&mut self, marker: &Marker, script: &str, sleepers: usize, output: Stdio) -> u32 {
+        let child = self
+            .trampoline
             .command(marker, "sh")
             .args(["-c", script])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(output)
             .spawn()
             .unwrap();
         // Until all are what they are to become, the node still changes.

@@ -359,6 +359,7 @@ impl World {
                 let event = agent::Event::Discarded { state };
                 self.plan(Span::from_millis(10), Coming::Pilot(pilot, Box::new(event)));
             }
+            Effect::Tell { .. } => {} // its guests have no agents
             Effect::Record(event) => self.tell(|| {
                 let of = event
                     .workspace

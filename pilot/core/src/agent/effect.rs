@@ -7,6 +7,7 @@ use protocol::messages::{PilotEvent, SyncRequest};
 use protocol::time::{Mono, Span};
 
 use crate::guest::LeaseKey;
+use crate::guest_words::Words;
 
 /// Something to be done. The shell begins each at once, in order, and reports with
 /// [`super::Event`]s.
@@ -83,6 +84,13 @@ pub enum Effect {
     Shutdown {
         /// The lease.
         lease: LeaseKey,
+    },
+    /// Say something to the guest; one that does not listen never hears it.
+    Tell {
+        /// The lease.
+        lease: LeaseKey,
+        /// What.
+        words: Words,
     },
     /// End the guest's hypervisor at once.
     Kill {

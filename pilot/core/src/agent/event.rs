@@ -6,6 +6,7 @@ use protocol::messages::{RegisterReply, SyncReply};
 use protocol::time::{Mono, Span, Timestamp};
 
 use crate::guest::LeaseKey;
+use crate::guest_words::Said;
 
 /// Something that happened. Late and repeated ones are harmless.
 #[derive(Clone, PartialEq, Debug)]
@@ -111,6 +112,13 @@ pub enum Event {
         lease: LeaseKey,
         /// Bytes, in all.
         bytes: u64,
+    },
+    /// The guest's agent has something to say.
+    GuestSaid {
+        /// The lease.
+        lease: LeaseKey,
+        /// What.
+        said: Said,
     },
     /// A complete, verified state is in the store, and the guest is gone.
     Suspended {

@@ -17,6 +17,7 @@ mod event;
 mod exchange;
 mod settle;
 mod stages;
+mod tell;
 mod want;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +63,8 @@ pub struct Agent {
     eviction: Option<Eviction>,
     next_probe: Mono,
     deadline_told: bool,
+    /// Nothing new is taken before this: a guest that was ready left early, to give time back.
+    closed_until: Mono,
     exchange: exchange::Exchange,
     discarding: BTreeSet<StateId>,
     discarded: BTreeSet<StateId>,
@@ -135,6 +138,7 @@ impl Agent {
             eviction: None,
             next_probe,
             deadline_told: false,
+            closed_until: Mono::default(),
             exchange: exchange::Exchange::default(),
             discarding: BTreeSet::new(),
             discarded: BTreeSet::new(),
@@ -299,6 +303,7 @@ impl Agent {
             | Event::Continued { .. }
             | Event::Measured { .. }
             | Event::Console { .. }
+            | Event::GuestSaid { .. }
             | Event::Suspended { .. }
             | Event::SuspendFailed { .. }
             | Event::Checkpointed { .. }
@@ -424,19 +429,6 @@ impl Agent {
             exit::LEFTOVERS
         };
         self.effects.push(Effect::Exit { code, reason });
-    }
-
-    /// Why everybody has to go.
-    fn eviction_reason(&self) -> Reason {
-        self.eviction.as_ref().map_or_else(
-            || {
-                Reason::new(
-                    ReasonCode::SlotEnding,
-                    format!("the slot ends at {}", self.clock.end().0),
-                )
-            },
-            |e| e.reason.clone(),
-        )
     }
 
     fn record(

@@ -8,6 +8,7 @@ use super::want::{Stop, Want, stopped};
 use super::{Agent, Effect, Life};
 use crate::deadline::{self, Plan};
 use crate::guest::{Lease, Stage};
+use crate::guest_words::Words;
 
 /// How long before the first eviction people are told.
 const NEAR: Span = Span::from_secs(10);
@@ -149,7 +150,8 @@ impl Agent {
 
     /// Guest time that a small guest could still get here.
     pub(super) fn useful(&self, plan: &Plan) -> Span {
-        if self.eviction.is_some() || !matches!(self.life, Life::Serving) {
+        let closed = self.now.mono < self.closed_until;
+        if self.eviction.is_some() || closed || !matches!(self.life, Life::Serving) {
             return Span::ZERO;
         }
         let small = self.rates.cost(&self.settings, 128 << 20);
@@ -179,7 +181,9 @@ impl Agent {
         let now = self.now.mono;
         let fence = self.fence(lease, plan);
         let hard = plan.last_kill.min(fence.kill_at);
+        self.weigh_ready(lease, plan);
         let want = self.want(lease, plan, fence);
+        self.tell_time(lease, plan);
         match &mut lease.stage {
             Stage::Staging => {
                 if let Some(outcome) = want.unstarted() {
@@ -347,11 +351,24 @@ impl Agent {
             return;
         }
         *writing += 1;
+        if let Some(begin) = plan.begin.get(&lease.key).filter(|_| lease.talk.ready) {
+            self.closed_until = self.closed_until.max(*begin);
+        }
         let was_paused = matches!(lease.stage, Stage::Paused { .. });
         let text = format!(
             "suspending, expected to take {}, budget {}: {reason}",
             cost.expected, cost.budget
         );
+        self.tell_begin(
+            lease,
+            Words::SuspendSoon {
+                left: Span::ZERO,
+                reason: reason.code,
+            },
+        );
+        if !was_paused {
+            lease.talk.still_since = Some(now);
+        }
         let stage = Stage::Suspending {
             reason,
             abort_at,
@@ -383,9 +400,14 @@ impl Agent {
             Some(reason) => format!("asked to switch itself off: {reason}"),
             None => "asked to switch itself off".to_owned(),
         };
+        let kill_at = hard.min(now + self.settings.shutdown_grace);
+        if let Some(reason) = outcome.reason().map(|r| r.code) {
+            let left = Span::ZERO;
+            self.tell_begin(lease, Words::StopSoon { left, reason });
+        }
         let stage = Stage::Stopping {
             outcome,
-            kill_at: hard.min(now + self.settings.shutdown_grace),
+            kill_at,
             ask_again: now + self.settings.shutdown_repeat,
         };
         lease.enter(now, stage);
@@ -422,6 +444,7 @@ impl Agent {
         let fence = self.fence(lease, plan);
         times.extend([fence.suspend_at, fence.kill_at, lease.retry_at]);
         times.extend(plan.begin.get(&lease.key));
+        times.extend(self.next_telling(lease, plan));
         if let Some(cost) = plan.cost.get(&lease.key) {
             // The last moment at which a suspend that waits for its turn may begin.
             let hard = plan.last_kill.min(fence.kill_at);

@@ -52,6 +52,9 @@ impl Agent {
                         "booted from its image".to_owned()
                     };
                     self.note("guest_running", lease, text);
+                    if resuming {
+                        self.tell_resumed(lease);
+                    }
                 }
             }
             Event::StartFailed {
@@ -74,6 +77,7 @@ impl Agent {
             Event::Paused { .. } => {
                 if let Stage::Running { .. } = lease.stage {
                     lease.enter(now, Stage::Paused { continuing: false });
+                    lease.talk.still_since = Some(now);
                     self.note("guest_paused", lease, "paused".to_owned());
                 }
             }
@@ -87,10 +91,12 @@ impl Agent {
                         },
                     );
                     self.note("guest_continued", lease, "runs again".to_owned());
+                    self.tell_continued(lease);
                 }
             }
             Event::Measured { bytes, .. } => lease.bytes = Some(bytes),
             Event::Console { bytes, .. } => lease.console_bytes = bytes.max(lease.console_bytes),
+            Event::GuestSaid { said, .. } => self.on_said(lease, said),
             Event::Suspended {
                 manifest,
                 bytes,
@@ -190,7 +196,7 @@ impl Agent {
             site: self.facts.site.clone(),
             bytes,
             run: lease.ran,
-            at: self.now.wall,
+            at: self.now.wall.before(took),
         };
         self.end(lease, EndOutcome::Suspended { state, reason });
     }
@@ -221,6 +227,9 @@ impl Agent {
             }
         };
         lease.enter(self.now.mono, stage);
+        if !was_paused {
+            self.tell_continued(lease);
+        }
     }
 
     fn on_exit(&mut self, lease: &mut Lease, how: ExitHow) {
@@ -297,6 +306,7 @@ fn lease_of(event: &Event) -> Option<&LeaseKey> {
         | Event::Continued { lease }
         | Event::Measured { lease, .. }
         | Event::Console { lease, .. }
+        | Event::GuestSaid { lease, .. }
         | Event::Suspended { lease, .. }
         | Event::SuspendFailed { lease, .. }
         | Event::Checkpointed { lease, .. }

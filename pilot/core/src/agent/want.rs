@@ -66,6 +66,19 @@ impl Want {
 }
 
 impl Agent {
+    /// Why everybody has to go.
+    pub(super) fn eviction_reason(&self) -> Reason {
+        self.eviction.as_ref().map_or_else(
+            || {
+                Reason::new(
+                    ReasonCode::SlotEnding,
+                    format!("the slot ends at {}", self.clock.end().0),
+                )
+            },
+            |e| e.reason.clone(),
+        )
+    }
+
     /// The last moments of the lease itself.
     pub(super) fn fence(&self, lease: &Lease, plan: &Plan) -> Fence {
         match &self.terms {
@@ -115,7 +128,8 @@ impl Agent {
             };
         }
         let begin = plan.begin.get(&lease.key);
-        if self.eviction.is_some() || begin.is_some_and(|b| now >= *b) {
+        let is_due = begin.is_some_and(|b| now >= *b) || self.goes_early(lease, plan);
+        if self.eviction.is_some() || is_due {
             let reason = self.eviction_reason();
             return if lease.is_suspendable() {
                 Want::Suspend {

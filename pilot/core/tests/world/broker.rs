@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use pilot_core::agent::Event;
 use pilot_core::guest::LeaseKey;
-use protocol::ids::{EventSeq, Generation, WorkspaceId};
-use protocol::lease::{DesiredLease, EndOutcome, Goal, LeasePhase, LeaseReport, Order};
+use protocol::ids::{EventSeq, Generation, SiteName, StateId, WorkspaceId};
+use protocol::lease::{DesiredLease, EndOutcome, Goal, LeasePhase, LeaseReport, Order, StateRef};
 use protocol::messages::{SyncReply, SyncRequest};
 use protocol::slot::PilotPhase;
-use protocol::time::{Mono, Span};
+use protocol::time::{Mono, Span, Timestamp};
 use protocol::workspace::WorkspaceSpec;
 
-use super::{Due, Granted, World};
+use super::{Due, EPOCH, Granted, World};
 
 impl World {
     /// The broker grants a lease.
@@ -38,6 +38,21 @@ impl World {
             },
         );
         self.nudge();
+        key
+    }
+
+    /// The broker grants a lease on a state that was made `secs` before the slot's start.
+    pub fn resume(&mut self, name: &str, spec: WorkspaceSpec, secs: i64) -> LeaseKey {
+        let key = self.grant(name, spec);
+        let state = StateRef {
+            id: StateId::new("earlier.g1").unwrap(),
+            manifest: "m".into(),
+            site: SiteName::new("lab").unwrap(),
+            bytes: 1,
+            run: Span::from_secs(1),
+            at: Timestamp::from_secs(EPOCH - secs),
+        };
+        self.book.get_mut(&key).unwrap().order.state = Some(state);
         key
     }
 

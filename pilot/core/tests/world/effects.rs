@@ -145,6 +145,9 @@ impl World {
             Effect::Discard { state } => {
                 self.later(10, Due::Report(Event::Discarded { state }));
             }
+            Effect::Tell { lease, words } => {
+                self.told.push((self.now, lease, words.to_string()));
+            }
             Effect::Record(_) => {}
             Effect::CleanUp => {
                 assert!(self.clean_up_at.is_none(), "cleaned up twice\n{self}");

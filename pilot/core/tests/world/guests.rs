@@ -2,12 +2,21 @@
 
 use pilot_core::agent::{Event, ExitHow};
 use pilot_core::guest::LeaseKey;
+use pilot_core::guest_words::Said;
 use protocol::codes::{Reason, ReasonCode};
 use protocol::time::{Mono, Span};
 
 use super::{Due, Vm, VmEvent, World, is_alive};
 
 impl World {
+    /// The guest says something, if it runs.
+    pub fn say(&mut self, key: &LeaseKey, said: Said) {
+        if self.guests.get(key).is_some_and(|g| g.vm == Vm::Running) {
+            let lease = key.clone();
+            self.step(Event::GuestSaid { lease, said });
+        }
+    }
+
     /// The guest switches itself off, if there is one.
     pub fn power_off(&mut self, key: &LeaseKey) {
         if self.guests.get(key).is_some_and(|g| g.vm == Vm::Running) {

@@ -161,6 +161,8 @@ pub struct World {
     clean_up_at: Option<u64>,
     cleaned: bool,
     pub exit: Option<(i32, Reason)>,
+    /// What the guests were told, and when.
+    pub told: Vec<(u64, LeaseKey, String)>,
     pub log: Vec<String>,
     pub syncs: u64,
     random: u64,
@@ -229,6 +231,7 @@ impl World {
             clean_up_at: None,
             cleaned: false,
             exit: None,
+            told: Vec::new(),
             log: Vec::new(),
             syncs: 0,
             random,

@@ -143,6 +143,7 @@ impl GuestTask {
                         killed = true;
                         guest.abort_suspend();
                     }
+                    Some(Order::Tell(words)) => guest.tell(&words),
                     Some(
                         Order::Start
                         | Order::Pause
@@ -173,7 +174,7 @@ async fn exit_of(events: &mut GuestEvents) -> ExitHow {
     loop {
         match events.next().await {
             Some(GuestEvent::Exited(how)) => return exit_how(how),
-            Some(GuestEvent::IoError(_)) => {}
+            Some(GuestEvent::IoError(_) | GuestEvent::Said(_)) => {}
             None => {
                 let text = "it was lost from sight".to_owned();
                 return ExitHow::Crashed { text };

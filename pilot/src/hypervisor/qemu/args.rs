@@ -1,8 +1,10 @@
 //! QEMU's command line, made from what was staged. Pure.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
+use pilot_core::guest_words::PORT;
 use protocol::ids::WorkspaceId;
 use protocol::workspace::{DiskFormat, Network};
 use serde_json::json;
@@ -31,8 +33,13 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 
 /// The arguments. The guest is not let go yet: it waits for `cont`, and with a state before that
 /// for `migrate-incoming`. QMP speaks on standard input, a socket; standard output is the guest's
-/// memory.
-pub(super) fn arguments(machine: &Machine, parts: &Parts, files: &GuestFiles) -> Vec<OsString> {
+/// memory; the descriptor `lease` is the guest's lease port, if it has one.
+pub(super) fn arguments(
+    machine: &Machine,
+    parts: &Parts,
+    files: &GuestFiles,
+    lease: Option<RawFd>,
+) -> Vec<OsString> {
     let spec = &parts.request.spec;
     let id = &parts.request.guest.workspace;
     let mut a: Vec<OsString> = Vec::new();
@@ -88,11 +95,14 @@ pub(super) fn arguments(machine: &Machine, parts: &Parts, files: &GuestFiles) ->
             put(&[&"-blockdev", &node]);
         }
     }
-    for device in devices(parts.disks.len(), spec.network, id) {
+    if let Some(fd) = lease {
+        put(&[&"-chardev", &format!("socket,id=lease,fd={fd}")]);
+    }
+    for device in &parts.devices {
         if device.starts_with("virtio-net") {
             put(&[&"-netdev", &"user,id=net0"]);
         }
-        put(&[&"-device", &device]);
+        put(&[&"-device", device]);
     }
     if parts.state.is_some() {
         put(&[&"-incoming", &"defer"]);
@@ -100,7 +110,20 @@ pub(super) fn arguments(machine: &Machine, parts: &Parts, files: &GuestFiles) ->
     a
 }
 
-/// The devices of a guest, in order: what a state is only good for.
+/// The devices of the lease port; they come after all others, which so keep their addresses.
+pub(super) fn lease_port() -> [String; 2] {
+    [
+        "virtio-serial-pci,id=serial0".to_owned(),
+        format!("virtserialport,id=lease0,bus=serial0.0,nr=1,chardev=lease,name={PORT}"),
+    ]
+}
+
+/// True when a lease port is among the devices: states of earlier versions have none.
+pub(super) fn has_lease_port(devices: &[String]) -> bool {
+    devices.iter().any(|d| d.starts_with("virtserialport"))
+}
+
+/// The devices of a guest but for its lease port, in order: what a state is only good for.
 pub(super) fn devices(disks: usize, network: Network, id: &WorkspaceId) -> Vec<String> {
     let mut all: Vec<String> = (0..disks)
         .map(|n| {

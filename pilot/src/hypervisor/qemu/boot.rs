@@ -1,19 +1,21 @@
 //! Starting a guest: from its image or from its state.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::json;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::args::{GuestFiles, arguments};
+use super::args::{GuestFiles, arguments, has_lease_port};
 use super::guest::QemuGuest;
 use super::qmp::{Event, Qmp, Version};
 use super::{COMMAND, DEVICES, Driver, GREETING, boot_failed, log_tail};
@@ -34,6 +36,8 @@ pub(super) struct Process {
     pub events: mpsc::UnboundedReceiver<Event>,
     pub log: PathBuf,
     pub console: PathBuf,
+    /// Our end of the guest's lease port.
+    pub lease: Option<UnixStream>,
 }
 
 pub(super) async fn start(driver: Arc<Driver>, parts: Parts) -> Result<Started, StartError> {
@@ -57,6 +61,11 @@ async fn spawn(driver: &Driver, parts: &Parts) -> Result<Process, StartError> {
         .as_output()
         .map_err(|e| boot_failed("share the guest's memory", &e))?;
     let (ours, theirs) = UnixStream::pair().map_err(|e| boot_failed("make a socket", &e))?;
+    let (lease, port) = match has_lease_port(&parts.devices) {
+        true => lease_sockets().map(|(ours, theirs)| (Some(ours), Some(theirs))),
+        false => Ok((None, None)),
+    }
+    .map_err(|e| boot_failed("make a socket", &e))?;
 
     let child = {
         // Dropped before the wait: it holds the other end of the socket.
@@ -66,7 +75,12 @@ async fn spawn(driver: &Driver, parts: &Parts) -> Result<Process, StartError> {
             .command(&parts.request.marker, &driver.binary)
             .into();
         command
-            .args(arguments(&driver.machine, parts, &files))
+            .args(arguments(
+                &driver.machine,
+                parts,
+                &files,
+                port.as_ref().map(AsRawFd::as_raw_fd),
+            ))
             .current_dir(dir)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(out)
@@ -76,6 +90,7 @@ async fn spawn(driver: &Driver, parts: &Parts) -> Result<Process, StartError> {
         command.spawn().map_err(|e| boot_failed(&what, &e))?
     };
     let mut child = child;
+    drop(port);
     match Qmp::connect(ours, GREETING).await {
         Ok((qmp, version, events)) => {
             let console = files.console;
@@ -86,6 +101,7 @@ async fn spawn(driver: &Driver, parts: &Parts) -> Result<Process, StartError> {
                 events,
                 log,
                 console,
+                lease,
             })
         }
         Err(e) => {
@@ -98,7 +114,15 @@ async fn spawn(driver: &Driver, parts: &Parts) -> Result<Process, StartError> {
     }
 }
 
-/// Writes what the guest is told.
+/// A pair of sockets whose second goes to the next process that is started; until it is dropped,
+/// that is, and processes are started by this thread alone.
+fn lease_sockets() -> io::Result<(UnixStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok((ours, theirs))
+}
+
+/// Writes the guest's files.
 fn guest_files(parts: &Parts) -> Result<GuestFiles, StartError> {
     let dir = &parts.request.dir;
     let files = GuestFiles {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex};
 use std::time::Duration;
 
+use pilot_core::guest_words::Words;
 use serde_json::json;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{sleep, timeout};
@@ -16,6 +17,7 @@ use super::qmp::{Qmp, Version};
 use super::watch::{Shared, Watcher};
 use super::{COMMAND, Driver};
 use crate::hypervisor::errors::ControlError;
+use crate::hypervisor::lease_port::LeasePort;
 use crate::hypervisor::offload::offload;
 use crate::hypervisor::stage::Parts;
 
@@ -37,6 +39,8 @@ pub(super) struct Running {
     pub shared: Arc<Shared>,
     pub pid: Option<u32>,
     pub console: PathBuf,
+    /// Where it is told of its time; none for a state from before there was such a port.
+    pub lease: Option<LeasePort>,
     /// Stopped at its owner's wish.
     pub paused: AtomicBool,
     pub abort: Notify,
@@ -58,10 +62,16 @@ impl QemuGuest {
             events,
             log,
             console,
+            lease,
         } = process;
         let shared = Arc::new(Shared::default());
         let (out, receiver) = mpsc::unbounded_channel();
         let pid = child.id();
+        let lease = lease.and_then(|socket| {
+            LeasePort::open(socket, out.clone())
+                .inspect_err(|e| tracing::warn!(error = %e, "the guest has no lease port"))
+                .ok()
+        });
         let watcher = Watcher::new(child, qmp.clone(), events, Arc::clone(&shared), out, log);
         tokio::spawn(watcher.run());
         let disks = SyncMutex::new(Disks::of(&parts.disks));
@@ -73,6 +83,7 @@ impl QemuGuest {
             shared,
             pid,
             console,
+            lease,
             paused: AtomicBool::new(false),
             abort: Notify::new(),
             suspending: Arc::default(),
@@ -133,6 +144,12 @@ impl QemuGuest {
             }
         });
         Ok(())
+    }
+
+    pub(in crate::hypervisor) fn tell(&self, words: &Words) {
+        if let Some(port) = &self.0.lease {
+            port.tell(words.to_string());
+        }
     }
 
     pub(in crate::hypervisor) async fn kill(&self) {

@@ -35,7 +35,7 @@ use super::fetch::Fetcher;
 use super::memory::GuestMemory;
 use super::stage::{self, Outfit, Parts};
 use super::types::{Setup, StageRequest};
-use args::{Machine, devices};
+use args::{Machine, devices, lease_port};
 pub use guest::QemuGuest;
 
 /// The machine type that guests are pinned to when the slot file names none.
@@ -103,11 +103,10 @@ impl QemuDriver {
             return Err(StageError::Node(format!("the path {path} is not UTF-8")));
         }
         let spec = &request.spec;
-        let devices = devices(
-            spec.image.disks.len(),
-            spec.network,
-            &request.guest.workspace,
-        );
+        let guest = &request.guest.workspace;
+        let without_port = devices(spec.image.disks.len(), spec.network, guest);
+        let mut devices = without_port.clone();
+        devices.extend(lease_port());
         let this = &self.0;
         let memory = GuestMemory::new(spec.resources.memory_mib).map_err(|e| {
             StageError::Node(format!("there is no memory for a guest to be had: {e}"))
@@ -115,6 +114,7 @@ impl QemuDriver {
         let outfit = Outfit {
             platform: this.machine.platform(""),
             devices,
+            earlier_devices: vec![without_port],
             memory: Some(Arc::new(memory)),
         };
         stage::stage(request, &this.store, &this.fetcher, outfit).await

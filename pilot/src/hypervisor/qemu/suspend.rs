@@ -30,7 +30,7 @@ use tokio::time::{sleep, timeout};
 
 use super::flush::{Ahead, Draft};
 use super::guest::{QemuGuest, Running};
-use super::{COMMAND, DEVICES, args};
+use super::{COMMAND, DEVICES};
 use crate::hypervisor::errors::{ControlError, SuspendError};
 use crate::hypervisor::memory::GuestMemory;
 use crate::hypervisor::offload::offload;
@@ -193,12 +193,7 @@ impl Running {
             return Err(Failure::Failed("the state's files were lost".to_owned()));
         };
         let platform = self.driver.machine.platform(&self.version.text);
-        let spec = &self.parts.request.spec;
-        let list = args::devices(
-            spec.image.disks.len(),
-            spec.network,
-            &self.parts.request.guest.workspace,
-        );
+        let list = self.parts.devices.clone();
         let manifest = manifest(&self.parts, &disks, platform, list, order);
         let store = self.driver.store.clone();
         let made = offload("suspend-commit", move || {
