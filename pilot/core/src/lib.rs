@@ -9,6 +9,8 @@
 //! | [`deadline`] | when must the eviction of each guest begin? |
 //! | [`admission`] | is a lease worth taking, and can we get rid of it in time? |
 //! | [`lease_book`] | until when may a guest run without word from the broker? |
+//! | [`rates`] | what does a suspend cost here? |
+//! | [`line`] | who is suspended before whom? |
 //! | [`guest`] | where is each lease in its life? |
 //! | [`spool`] | what has happened that the broker does not know yet? |
 //! | [`usage`] | how was the slot used? |
@@ -22,6 +24,7 @@ pub mod agent;
 pub mod deadline;
 pub mod guest;
 pub mod lease_book;
+pub mod line;
 pub mod now;
 pub mod rates;
 pub mod settings;

@@ -7,7 +7,7 @@ use protocol::time::{Mono, Span};
 use super::want::{Stop, Want, stopped};
 use super::{Agent, Effect, Life};
 use crate::deadline::{self, Plan};
-use crate::guest::{Lease, Stage};
+use crate::guest::{Lease, Means, Stage};
 
 /// How long before the first eviction people are told.
 const NEAR: Span = Span::from_secs(10);
@@ -101,7 +101,8 @@ impl Agent {
         let now = self.now.mono;
         let near = deadline_near(plan).filter(|near| now >= *near && self.eviction.is_none());
         let Some(near) = near else {
-            self.deadline_told = false;
+            // A plan that is refined is no news; without guests there is nothing to be told.
+            self.deadline_told &= !plan.begin.is_empty();
             return;
         };
         if self.deadline_told {
@@ -152,7 +153,7 @@ impl Agent {
         if self.eviction.is_some() || !matches!(self.life, Life::Serving) {
             return Span::ZERO;
         }
-        let small = self.rates.cost(&self.settings, 128 << 20);
+        let small = self.rates.cost(128 << 20);
         deadline::useful(&self.settings, &self.clock, plan, self.now.mono, small)
     }
 
@@ -173,6 +174,7 @@ impl Agent {
     fn settle_lease(&mut self, lease: &mut Lease, plan: &Plan, writing: &mut usize) {
         let now = self.now.mono;
         let fence = self.fence(lease, plan);
+        lease.due |= plan.begin.get(&lease.key).is_some_and(|b| now >= *b);
         let hard = plan.last_kill.min(fence.kill_at);
         let want = self.want(lease, plan, fence);
         match &mut lease.stage {
@@ -199,7 +201,7 @@ impl Agent {
                 }
             },
             Stage::Running { pausing, .. } => match want {
-                Want::Run => {}
+                Want::Run => self.flush(lease, plan),
                 Want::Pause => {
                     if !*pausing {
                         *pausing = true;
@@ -341,6 +343,7 @@ impl Agent {
         }
         *writing += 1;
         let was_paused = matches!(lease.stage, Stage::Paused { .. });
+        self.departs(lease, Means::Suspend, Some(cost.expected), cost.budget);
         let text = format!(
             "suspending, expected to take {}, budget {}: {reason}",
             cost.expected, cost.budget
@@ -355,6 +358,7 @@ impl Agent {
             "expected_ms": cost.expected.as_millis(),
             "budget_ms": cost.budget.as_millis(),
             "left_ms": left.as_millis(),
+            "bytes": lease.bytes_bound(),
             "run_ms": lease.ran.as_millis(),
         });
         self.record("guest_suspending", Some(&lease.key), text, data);
@@ -364,6 +368,33 @@ impl Agent {
             run: lease.ran,
             abort_at,
         });
+    }
+
+    fn flush_at(&self, lease: &Lease, plan: &Plan) -> Option<Mono> {
+        let (settings, clock, now) = (&self.settings, &self.clock, self.now.mono);
+        deadline::flush_at(settings, clock, &self.rates, plan, now, lease)
+    }
+
+    /// Has a guest's memory brought to the store ahead of its suspend, once, when it is time.
+    fn flush(&mut self, lease: &mut Lease, plan: &Plan) {
+        let now = self.now.mono;
+        if self.flush_at(lease, plan).is_none_or(|at| now < at) {
+            return;
+        }
+        lease.flushed = true;
+        let cost = plan.cost.get(&lease.key).copied().unwrap_or_default();
+        let text = format!(
+            "brings its memory to the store while it runs: a suspend would take {}",
+            cost.expected
+        );
+        let data = serde_json::json!({
+            "bytes": lease.bytes_bound(),
+            "expected_ms": cost.expected.as_millis(),
+            "budget_ms": cost.budget.as_millis(),
+        });
+        self.record("guest_flushing", Some(&lease.key), text, data);
+        let lease = lease.key.clone();
+        self.effects.push(Effect::Flush { lease });
     }
 
     fn stop(&mut self, lease: &mut Lease, hard: Mono, outcome: EndOutcome) {
@@ -376,9 +407,13 @@ impl Agent {
             Some(reason) => format!("asked to switch itself off: {reason}"),
             None => "asked to switch itself off".to_owned(),
         };
+        let kill_at = hard.min(now + self.settings.shutdown_grace);
+        if !matches!(outcome, EndOutcome::Finished { .. }) {
+            self.departs(lease, Means::Shutdown, None, kill_at.since(now));
+        }
         let stage = Stage::Stopping {
             outcome,
-            kill_at: hard.min(now + self.settings.shutdown_grace),
+            kill_at,
             ask_again: now + self.settings.shutdown_repeat,
         };
         lease.enter(now, stage);
@@ -395,6 +430,10 @@ impl Agent {
 
     fn kill(&mut self, lease: &mut Lease, outcome: EndOutcome) {
         let now = self.now.mono;
+        if !matches!(outcome, EndOutcome::Finished { .. }) {
+            let cost = self.settings.kill_cost;
+            self.departs(lease, Means::Kill, Some(cost), cost);
+        }
         let stage = Stage::Killing {
             outcome,
             again_at: now + self.settings.kill_repeat,
@@ -415,6 +454,7 @@ impl Agent {
         let fence = self.fence(lease, plan);
         times.extend([fence.suspend_at, fence.kill_at, lease.retry_at]);
         times.extend(plan.begin.get(&lease.key));
+        times.extend(self.flush_at(lease, plan));
         if let Some(cost) = plan.cost.get(&lease.key) {
             // The last moment at which a suspend that waits for its turn may begin.
             let hard = plan.last_kill.min(fence.kill_at);

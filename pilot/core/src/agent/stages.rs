@@ -5,7 +5,7 @@ use protocol::lease::{EndOutcome, StateRef};
 use protocol::time::Span;
 
 use super::{Agent, Effect, Event, ExitHow};
-use crate::guest::{Lease, LeaseKey, Stage};
+use crate::guest::{Lease, LeaseKey, Means, Stage};
 
 impl Agent {
     /// Takes a report about one lease; one about a lease that we do not have says nothing.
@@ -87,7 +87,7 @@ impl Agent {
                     self.note("guest_continued", lease, "runs again".to_owned());
                 }
             }
-            Event::Measured { bytes, .. } => lease.bytes = Some(bytes),
+            Event::Measured { bytes, .. } => lease.measured(bytes),
             Event::Console { bytes, .. } => lease.console_bytes = bytes.max(lease.console_bytes),
             Event::Suspended {
                 manifest,
@@ -131,6 +131,10 @@ impl Agent {
         let Some(id) = lease.key.state_id() else {
             return;
         };
+        if let Some(departure) = &mut lease.departure {
+            departure.last = Means::Suspend;
+            departure.written = Some((written, took));
+        }
         let reason = match &lease.stage {
             Stage::Suspending { reason, .. } => reason.clone(),
             // Committed in the moment in which it was given up: a state is a state.
@@ -180,6 +184,7 @@ impl Agent {
             self.end(lease, outcome);
             return;
         }
+        lease.departure = None;
         lease.failed_suspends = lease.failed_suspends.saturating_add(1);
         let pause = self
             .settings

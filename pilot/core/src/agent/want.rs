@@ -115,7 +115,7 @@ impl Agent {
             };
         }
         let begin = plan.begin.get(&lease.key);
-        if self.eviction.is_some() || begin.is_some_and(|b| now >= *b) {
+        if self.eviction.is_some() || lease.due || begin.is_some_and(|b| now >= *b) {
             let reason = self.eviction_reason();
             return if lease.is_suspendable() {
                 Want::Suspend {

@@ -100,6 +100,14 @@ impl World {
             }
             (VmEvent::Started, Vm::Starting) => {
                 guest.vm = Vm::Running;
+                if self.rules.measures {
+                    let bytes = guest.bytes;
+                    let event = Event::Measured {
+                        lease: lease.clone(),
+                        bytes,
+                    };
+                    self.later(10, Due::Report(event));
+                }
                 Event::Running { lease }
             }
             (VmEvent::Paused, Vm::Running) => {
@@ -121,6 +129,19 @@ impl World {
                     written: bytes,
                     took: Span::from_millis(took),
                 }
+            }
+            (VmEvent::Broken(attempt), Vm::Suspending) if attempt == guest.attempt => {
+                guest.vm = Vm::Running;
+                Event::SuspendFailed {
+                    lease,
+                    reason: Reason::new(ReasonCode::DiskFull, "no space"),
+                    guest_alive: true,
+                }
+            }
+            (VmEvent::Flushed, Vm::Running | Vm::Paused) => {
+                guest.bytes /= 100; // what has changed since
+                let bytes = guest.bytes;
+                Event::Measured { lease, bytes }
             }
             (VmEvent::PoweredOff, Vm::Running) => {
                 guest.vm = Vm::Gone;

@@ -24,6 +24,7 @@ use protocol::lease::{EndOutcome, Goal, LeasePhase, Order};
 use protocol::messages::SyncRequest;
 use protocol::resources::Resources;
 use protocol::slot::{HostFacts, SlotFacts};
+use protocol::suspend_cost::Sample;
 use protocol::time::{Mono, Span, Timestamp};
 
 pub use specs::{spec, wall, with_policy};
@@ -49,6 +50,14 @@ pub struct Rules {
     pub obedient: bool,
     /// The LRM answers the broker.
     pub watched: bool,
+    /// The suspends of this workspace always fail, after two seconds.
+    pub broken: Option<&'static str>,
+    /// It is measured what suspends have to write.
+    pub measures: bool,
+    /// How long a flush takes; as long as its bytes need when not set.
+    pub flush_ms: Option<u64>,
+    /// What suspends have cost before.
+    pub known: Vec<Sample>,
     pub seed: u64,
 }
 
@@ -66,6 +75,10 @@ impl Default for Rules {
             answers_lost: 0,
             obedient: true,
             watched: false,
+            broken: None,
+            measures: false,
+            flush_ms: None,
+            known: Vec::new(),
             seed: 1,
         }
     }
@@ -89,6 +102,7 @@ struct Guest {
     /// Distinguishes a suspend from an earlier one of the same guest.
     attempt: u64,
     bytes: u64,
+    flushed: bool,
 }
 
 fn is_alive(guest: &Guest) -> bool {
@@ -121,6 +135,8 @@ enum VmEvent {
     Paused,
     Continued,
     Suspended(u64, u64),
+    Broken(u64),
+    Flushed,
     PoweredOff,
     Dead,
 }
@@ -151,6 +167,8 @@ pub struct World {
     clean_up_at: Option<u64>,
     cleaned: bool,
     pub exit: Option<(i32, Reason)>,
+    /// What was recorded of guests that were got rid of.
+    pub evicted: BTreeMap<LeaseKey, serde_json::Value>,
     pub log: Vec<String>,
     pub syncs: u64,
     random: u64,
@@ -217,6 +235,7 @@ impl World {
             clean_up_at: None,
             cleaned: false,
             exit: None,
+            evicted: BTreeMap::new(),
             log: Vec::new(),
             syncs: 0,
             random,
