@@ -6,7 +6,9 @@
 //! The directory and the process are in the journal before they exist, and are said to be gone
 //! after they are.
 
-use std::path::Path;
+mod begun;
+
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
@@ -42,6 +44,8 @@ pub(super) enum Order {
     Pause,
     /// Let it run.
     Continue,
+    /// Begin to bring its memory to the store.
+    Flush,
     /// Write it to the store.
     Suspend { run: Span, abort_at: Mono },
     /// Give that up.
@@ -61,6 +65,8 @@ pub(super) struct GuestTask {
     lease: LeaseKey,
     order: lease::Order,
     inbox: UnboundedReceiver<Order>,
+    /// Where a state is begun, and its entry in the journal.
+    begun: Option<(PathBuf, Entry)>,
     /// [`Order::Release`] has come, or the agent is gone.
     released: bool,
 }
@@ -93,6 +99,7 @@ impl GuestTask {
             lease,
             order,
             inbox,
+            begun: None,
             released: false,
         }
     }
@@ -128,7 +135,8 @@ impl GuestTask {
         Ok((directory, process))
     }
 
-    async fn leave(&self, dir: &Path, directory: Entry, process: Entry) {
+    async fn leave(&mut self, dir: &Path, directory: Entry, process: Entry) {
+        self.settle_state().await;
         let removed = tokio::fs::remove_dir_all(dir).await;
         let absent = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
         match removed {
@@ -263,6 +271,10 @@ impl GuestTask {
                 self.warn("shut down", guest.shutdown().await);
                 None
             }
+            Some(Order::Flush) => {
+                self.flush(guest).await;
+                None
+            }
             Some(Order::Suspend { run, abort_at }) => self.suspend(guest, run, abort_at).await,
             Some(Order::Kill) => {
                 guest.kill().await;
@@ -278,27 +290,14 @@ impl GuestTask {
 
     async fn suspend(&mut self, guest: &Guest, run: Span, abort_at: Mono) -> Option<Over> {
         let lease = self.lease.clone();
-        let path = self
-            .tools
-            .hypervisor
-            .state_tmp(&self.guest_id())
-            .map_err(|e| chain(&e));
-        let entry = path.and_then(|path| {
-            let what = What::StoreTmp { path: path.clone() };
-            let entry = self.tools.journal.intend(what).map_err(|e| chain(&e))?;
-            Ok((path, entry))
-        });
-        let (path, entry) = match entry {
-            Ok(entry) => entry,
-            Err(text) => {
-                self.tools.report(Event::SuspendFailed {
-                    lease,
-                    reason: Reason::new(ReasonCode::SuspendFailed, text),
-                    guest_alive: true,
-                });
-                return None;
-            }
-        };
+        if let Err(text) = self.begin_state() {
+            self.tools.report(Event::SuspendFailed {
+                lease,
+                reason: Reason::new(ReasonCode::SuspendFailed, text),
+                guest_alive: true,
+            });
+            return None;
+        }
         let order = SuspendOrder {
             run,
             at: clock::now().wall,
@@ -321,13 +320,11 @@ impl GuestTask {
                         killed = true;
                         guest.abort_suspend();
                     }
-                    Some(Order::Start | Order::Pause | Order::Continue | Order::Shutdown | Order::Suspend { .. }) => {}
+                    Some(Order::Start | Order::Pause | Order::Continue | Order::Shutdown | Order::Flush | Order::Suspend { .. }) => {}
                 },
             }
         };
-        if tokio::fs::symlink_metadata(&path).await.is_err() {
-            said(entry.gone());
-        }
+        self.settle_state().await;
         let alive = match result {
             Ok(done) => {
                 self.tools.report(Event::Suspended {
@@ -393,6 +390,7 @@ impl GuestTask {
                 Some(
                     Order::Pause
                     | Order::Continue
+                    | Order::Flush
                     | Order::Suspend { .. }
                     | Order::AbortSuspend
                     | Order::Shutdown,
@@ -413,6 +411,7 @@ impl GuestTask {
                     Order::Start
                     | Order::Pause
                     | Order::Continue
+                    | Order::Flush
                     | Order::Suspend { .. }
                     | Order::AbortSuspend
                     | Order::Shutdown,
@@ -432,6 +431,7 @@ impl GuestTask {
                     Order::Start
                     | Order::Pause
                     | Order::Continue
+                    | Order::Flush
                     | Order::Suspend { .. }
                     | Order::AbortSuspend
                     | Order::Shutdown,

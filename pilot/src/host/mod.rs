@@ -3,6 +3,7 @@
 //! [`inspect`] runs once, at the pilot's start. What it finds missing is an error with a way out
 //! before any lease is taken, not a guest that fails later.
 
+mod filesystem;
 pub mod processes;
 
 use std::ffi::OsStr;
@@ -85,6 +86,7 @@ pub async fn inspect(
     let mut facts = HostFacts {
         cpu_model: cpu_model(),
         scratch_free_mib: free_mib(scratch)?,
+        store_filesystem: filesystem::of(&slot.paths.store),
         ..HostFacts::default()
     };
     if let Some(total_mib) = memory_mib()

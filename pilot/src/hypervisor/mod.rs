@@ -24,6 +24,9 @@
 //!    that it can end.
 //! 8. The console is a file of this lease alone; it grows only.
 //! 9. The process carries the lease's marker among its arguments, and dies with the pilot.
+//! 10. **flush** makes the suspend after it short: memory goes to the store in the background while
+//!    the guest runs on, until its suspend or its end. It is idempotent; what it has written is
+//!    part of no state before a suspend commits it, and is gone with the guest.
 //!
 //! One conformance suite, `tests/hypervisor_conformance.rs`, runs on every driver.
 
@@ -279,6 +282,18 @@ impl Guest {
         match &self.kind {
             Kind::Qemu(g) => g.kill().await,
             Kind::Null(g) => g.kill(),
+        }
+    }
+
+    /// Begins to bring the memory of a running guest to the store, under the name under which its
+    /// state is worked on (rule 10). Returns when that has begun.
+    ///
+    /// # Errors
+    /// It is gone, or its memory can't be read or written; a suspend then does all of it.
+    pub async fn flush(&self) -> Result<(), ControlError> {
+        match &self.kind {
+            Kind::Qemu(g) => g.flush().await,
+            Kind::Null(g) => g.flush(),
         }
     }
 

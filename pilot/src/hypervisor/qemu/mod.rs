@@ -13,6 +13,7 @@
 
 mod args;
 mod boot;
+mod flush;
 mod guest;
 mod qmp;
 mod suspend;
