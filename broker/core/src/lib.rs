@@ -22,6 +22,7 @@
 pub mod changes;
 mod check;
 pub mod config;
+mod costs;
 mod courtesy;
 pub mod effect;
 pub mod event;
