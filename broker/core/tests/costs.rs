@@ -198,7 +198,8 @@ fn what_shows_a_store_to_be_well_is_kept_for_a_month_and_lets_more_in() {
     let (budget, terms) = (CostModel::of(&told).budget, &w.pilots[pilot]);
     let site = w.terms(&terms.site);
     assert!(notice::holds(site.notice, site.margin, MEMORY, &budget));
-    w.pass_ticking(Span::from_mins(31 * 24 * 60));
+    w.pass(Span::from_mins(31 * 24 * 60));
+    w.step(Event::Tick);
     assert!(w.store.costs.is_empty());
 }
 

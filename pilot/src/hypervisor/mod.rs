@@ -25,8 +25,8 @@
 //! 8. The console is a file of this lease alone; it grows only.
 //! 9. The process carries the lease's marker among its arguments, and dies with the pilot.
 //! 10. **flush** makes the suspend after it short: memory goes to the store in the background while
-//!    the guest runs on, until its suspend or its end. It is idempotent; what it has written is
-//!    part of no state before a suspend commits it, and is gone with the guest.
+//!     the guest runs on, until its suspend or its end. It is idempotent; what it has written is
+//!     part of no state before a suspend commits it, and is gone with the guest.
 //!
 //! One conformance suite, `tests/hypervisor_conformance.rs`, runs on every driver.
 
