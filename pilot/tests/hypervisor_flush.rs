@@ -40,8 +40,8 @@ fn ahead(site: &Site, generation: u64) -> u64 {
 
 /// Begins a flush and waits until a pass has brought the filled memory.
 async fn flush(site: &Site, guest: &Guest, generation: u64) {
-    guest.flush();
-    guest.flush();
+    guest.flush().unwrap();
+    guest.flush().unwrap();
     eventually("a pass over the memory", || {
         (ahead(site, generation) >= FILL_MIB << 20).then_some(())
     })

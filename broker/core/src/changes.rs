@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::ids::{IdempotencyKey, SiteName, StateId, SubmitKey, UserName, WorkspaceId};
+use protocol::ids::{
+    IdempotencyKey, NodeName, SiteName, StateId, SubmitKey, UserName, WorkspaceId,
+};
 
 use crate::records::{
-    DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log, Meta, PilotRecord, SiteRecord,
-    WorkspaceRecord,
+    CostRecord, DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log, Meta, PilotRecord,
+    SiteRecord, WorkspaceRecord,
 };
 
 /// What a step changed. `Some` is an insert or update of the whole record, `None` a delete.
@@ -20,6 +22,8 @@ pub struct Changes {
     pub pilots: BTreeMap<SubmitKey, PilotRecord>,
     /// Sites.
     pub sites: BTreeMap<SiteName, SiteRecord>,
+    /// What suspends cost, by site and node.
+    pub costs: BTreeMap<(SiteName, NodeName), Option<CostRecord>>,
     /// Idempotency keys.
     pub idempotency: BTreeMap<(UserName, IdempotencyKey), IdempotencyRecord>,
     /// States that nobody needs any more.
@@ -83,6 +87,7 @@ impl Changes {
         self.leases.extend(later.leases);
         self.pilots.extend(later.pilots);
         self.sites.extend(later.sites);
+        self.costs.extend(later.costs);
         self.idempotency.extend(later.idempotency);
         self.discards.extend(later.discards);
         self.events.extend(later.events);
@@ -104,6 +109,8 @@ pub struct Records {
     pub pilots: Vec<PilotRecord>,
     /// Sites.
     pub sites: Vec<SiteRecord>,
+    /// What suspends cost.
+    pub costs: Vec<CostRecord>,
     /// Idempotency keys.
     pub idempotency: Vec<IdempotencyRecord>,
     /// States to discard.
@@ -120,6 +127,7 @@ impl Records {
             leases: Vec::new(),
             pilots: Vec::new(),
             sites: Vec::new(),
+            costs: Vec::new(),
             idempotency: Vec::new(),
             discards: Vec::new(),
             meta,
@@ -148,6 +156,13 @@ impl Records {
         }
         for (name, s) in &changes.sites {
             put(&mut self.sites, s, |r| r.name == *name);
+        }
+        for ((site, node), c) in &changes.costs {
+            let same = |r: &CostRecord| r.site == *site && r.node == *node;
+            match c {
+                Some(c) => put(&mut self.costs, c, same),
+                None => self.costs.retain(|r| !same(r)),
+            }
         }
         for ((owner, key), i) in &changes.idempotency {
             put(&mut self.idempotency, i, |r| {

@@ -16,6 +16,7 @@ impl Broker {
             leases: t.leases.values().cloned().collect(),
             pilots: t.pilots.values().cloned().collect(),
             sites: t.sites.values().cloned().collect(),
+            costs: t.costs.values().cloned().collect(),
             idempotency: t.idempotency.values().cloned().collect(),
             discards: t.discards.values().cloned().collect(),
             meta: t.meta.clone(),

@@ -8,6 +8,7 @@ use protocol::codes::exit;
 use protocol::ids::{SiteName, SubmitKey};
 use protocol::lrm::{JobEnd, JobState};
 use protocol::messages::SyncRequest;
+use protocol::notice;
 use protocol::time::{Span, Timestamp};
 
 use crate::config::{ProvisionPolicy, SiteConfig};
@@ -115,7 +116,7 @@ impl Broker {
     }
 
     /// A pilot declined a guest because of its site's notice. That holds in every slot of the
-    /// site, unless it was judged by a rate that this one slot had measured.
+    /// site, unless it was judged by what is known of this one node.
     pub(crate) fn notice_refused(
         &mut self,
         now: Timestamp,
@@ -126,7 +127,11 @@ impl Broker {
         let Some(p) = self.tables.pilots.get(key) else {
             return;
         };
-        let measured = (p.slot.as_ref()).is_some_and(|s| s.suspend_rate.is_some());
+        // By what it had measured itself, or was told of its node.
+        let measured = (p.slot.as_ref()).is_some_and(|s| {
+            let assumed = notice::careful(notice::ASSUMED_RATE);
+            s.suspend_rate.is_some() || s.suspend_budget.is_some_and(|b| b != assumed)
+        });
         let name = p.site.clone();
         let Some(terms) = self.site_config(&name).map(SiteConfig::terms) else {
             return;
@@ -281,6 +286,7 @@ impl Broker {
 
     /// Forgets refusals that are old. What a site was told by its pilots is asked again.
     pub(crate) fn forget_refusals(&mut self, now: Timestamp) {
+        self.forget_costs(now);
         let after = self.config().provision.refused_for;
         let old: Vec<_> = (self.tables.sites.values())
             .filter(|s| {

@@ -59,6 +59,7 @@ impl Broker {
                 hour(rate.at, now)
             ));
         }
+        sentences.extend(self.costs_told(now, site));
         if let Some(wait) = known.queue_time {
             let wait = length(wait);
             sentences.push(format!(
@@ -216,7 +217,11 @@ impl Broker {
             Misfit::Notice => format!(
                 "the notice of {} is too short to suspend {memory}, which needs {}{}; ask the site for a longer notice, or let the request have checkpoints (`checkpoint_every`) or be killed (`may_be_killed`)",
                 site.notice,
-                length(notice::least(site.margin, need.memory_mib, ground.rate)),
+                length(notice::least_for(
+                    site.margin,
+                    need.memory_mib,
+                    &ground.budget
+                )),
                 self.at_what_rate(now, &ground)
             ),
             Misfit::DeclinedForNotice => {
@@ -231,8 +236,15 @@ impl Broker {
     /// Where a rate of suspends comes from that is lower than what is supposed without one.
     fn at_what_rate(&self, now: Timestamp, ground: &Ground<'_>) -> String {
         let known = self.tables.sites.get(&ground.site.name);
+        if let Some(latest) = self.tables.costs_at(&ground.site.name).first() {
+            return format!(
+                " by what suspends have cost there (on node {} the last, {})",
+                latest.node,
+                hour(latest.at, now)
+            );
+        }
         match known.and_then(|s| s.suspend_rate.as_ref()) {
-            Some(rate) if ground.rate < notice::ASSUMED_RATE => format!(
+            Some(rate) if ground.budget_known => format!(
                 " at the {} that were measured there (node {}, {}); that is forgotten at {}",
                 words::per_second(rate.mean),
                 rate.node,

@@ -3,6 +3,7 @@
 
 use protocol::notice;
 use protocol::resources::Resources;
+use protocol::suspend_cost::CostLine;
 use protocol::time::Span;
 
 use crate::config::SiteConfig;
@@ -22,9 +23,11 @@ pub(crate) struct Ground<'a> {
     pub(crate) worth: Span,
     /// What a slot really has, as far as it is known to be less than what is asked for.
     pub(crate) room: Resources,
-    /// The rate of suspends to count with, bytes a second: that which was measured there last, but
-    /// no better than a pilot that has measured nothing supposes.
-    pub(crate) rate: f64,
+    /// What is set aside there for a suspend: what a new pilot is told decides. Where it is told
+    /// nothing, the rate that an older one measured last, but no better than is supposed.
+    pub(crate) budget: CostLine,
+    /// That comes from what was measured there.
+    pub(crate) budget_known: bool,
     /// Guests with this much memory that must not be killed were declined for the notice.
     declined_mib: Option<u64>,
 }
@@ -89,7 +92,7 @@ impl Ground<'_> {
 
     /// True when the site's notice is long enough to suspend a guest of this memory.
     fn holds_suspend(&self, memory_mib: u64) -> bool {
-        notice::is_enough(self.site.notice, self.site.margin, memory_mib, self.rate)
+        notice::holds(self.site.notice, self.site.margin, memory_mib, &self.budget)
     }
 
     /// True when a slot of this site has the room, the notice, and the time that makes a stay
@@ -135,9 +138,13 @@ impl Broker {
         #[expect(clippy::cast_precision_loss, reason = "bytes a second")]
         let measured = known
             .and_then(|s| s.suspend_rate.as_ref())
-            .map(|r| r.mean as f64);
+            .map(|r| r.mean as f64)
+            .filter(|mean| *mean < notice::ASSUMED_RATE);
+        let rate = measured.unwrap_or(notice::ASSUMED_RATE);
+        let told = self.tables.budgets.get(&site.name).copied();
         Ground {
-            rate: notice::ASSUMED_RATE.min(measured.unwrap_or(notice::ASSUMED_RATE)),
+            budget: told.unwrap_or_else(|| notice::careful(rate)),
+            budget_known: told.is_some() || measured.is_some(),
             site,
             cost,
             usable: site.walltime_max.minus(cost),

@@ -23,6 +23,7 @@ pub mod changes;
 mod check;
 mod checkpoint;
 pub mod config;
+mod costs;
 mod courtesy;
 pub mod effect;
 pub mod event;

@@ -9,6 +9,7 @@ use protocol::ids::{SiteName, SubmitKey, WorkspaceId};
 use protocol::notice;
 use protocol::resources::Resources;
 use protocol::slot::PilotPhase;
+use protocol::suspend_cost::CostLine;
 use protocol::time::{Span, Timestamp};
 
 use crate::config::SiteConfig;
@@ -35,16 +36,19 @@ pub(crate) struct Offer<'a> {
 
 impl Offer<'_> {
     /// True when the pilot has the room for such a request, and will not decline it because of
-    /// the notice, by the rate that it has measured itself.
+    /// the notice, by what it sets aside for a suspend.
     fn admits(&self, class: &ClassKey) -> bool {
         let (need, facts) = (class.resources(), &self.slot.facts);
-        let enough_at = |rate| notice::is_enough(facts.notice, facts.margin, need.memory_mib, rate);
+        let memory = need.memory_mib;
+        let holds = |budget: &CostLine| notice::holds(facts.notice, facts.margin, memory, budget);
+        let planned = self.slot.suspend_rate.map(|rate| rate.planned);
         let in_time = !class.owed
-            || match self.slot.suspend_rate.map(|rate| rate.planned) {
-                // It does not say what it plans with, and knows better.
-                Some(None) => true,
-                Some(Some(planned)) => enough_at(planned),
-                None => enough_at(notice::ASSUMED_RATE),
+            || match (&self.slot.suspend_budget, planned) {
+                (Some(budget), _) => holds(budget),
+                // An older pilot. It does not say what it plans with, and knows better.
+                (None, Some(None)) => true,
+                (None, Some(Some(planned))) => holds(&notice::careful(planned)),
+                (None, None) => holds(&notice::careful(notice::ASSUMED_RATE)),
             };
         in_time && self.free.holds(&need) && class.allows(&self.pilot.site)
     }

@@ -2,11 +2,13 @@
 //!
 //! Fields that are added later get `#[serde(default)]`, so that old rows are still read.
 
+mod costs;
 mod lease;
 mod pilot;
 mod site;
 mod workspace;
 
+pub use costs::{CostRecord, EvictionLedger};
 pub use lease::{Hold, LeaseRecord};
 pub use pilot::{CancelProgress, Decline, LrmSide, PilotRecord, SlotRecord, SubmitProgress, Told};
 pub use site::{CourtesyLedger, NodeTrouble, Refusal, Refused, SiteRecord, SuspendRate, Terms};

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use protocol::api::PilotState;
 use protocol::codes::ErrorCode;
-use protocol::ids::{EventSeq, SiteName};
+use protocol::ids::EventSeq;
 use protocol::messages::{RegisterReply, RegisterRequest};
 use protocol::resources::Resources;
-use protocol::slot::{EndSource, PilotPhase, SlotStatus, SlotUse};
+use protocol::slot::{EndSource, HostFacts, PilotPhase, SlotFacts, SlotStatus, SlotUse};
 use protocol::time::{Span, Timestamp};
 
 use crate::effect::Reply;
@@ -55,24 +55,25 @@ impl Broker {
                     slot.heard = now;
                 }
             });
-            return self.registered(now, &request.slot.site);
+            return self.registered(now, &request.slot, &request.host);
         }
         self.let_in(now, request)
     }
 
     fn let_in(&mut self, now: Timestamp, request: RegisterRequest) -> Reply {
-        let site = request.slot.site.clone();
+        let (slot, host) = (request.slot.clone(), request.host.clone());
         self.take_in(now, request);
-        self.registered(now, &site)
+        self.registered(now, &slot, &host)
     }
 
-    fn registered(&self, now: Timestamp, site: &SiteName) -> Reply {
+    fn registered(&self, now: Timestamp, slot: &SlotFacts, host: &HostFacts) -> Reply {
         Reply::Registered(Box::new(RegisterReply {
             version: protocol::WIRE_VERSION,
             lease_ttl: self.config().lease_ttl,
             hold: self.hold(),
-            idle_limit: self.site_config(site).and_then(|s| s.idle_limit),
+            idle_limit: self.site_config(&slot.site).and_then(|s| s.idle_limit),
             now,
+            costs: self.known_costs(&slot.site, &slot.node, &host.store_filesystem),
         }))
     }
 
@@ -141,6 +142,8 @@ impl Broker {
                 free: Resources::default(),
                 used: SlotUse::default(),
                 suspend_rate: None,
+                suspend_budget: None,
+                costs_measured: 0,
                 acknowledged: EventSeq(0),
                 told: None,
                 declined: BTreeMap::new(),

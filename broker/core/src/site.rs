@@ -71,6 +71,7 @@ impl Broker {
             s.refusals.clear();
             s.suspend_rate = None;
         });
+        self.forget_costs_of(name);
         self.wake_site(name);
         self.provision(now);
         self.reply_site(now, name)

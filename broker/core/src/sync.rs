@@ -149,6 +149,7 @@ impl Broker {
     fn heard(&mut self, now: Timestamp, key: &SubmitKey, request: &SyncRequest) {
         self.learn_cost(now, key, request);
         self.learn_rate(now, key, request);
+        self.learn_costs(now, key, request);
         self.tables.edit_pilot(key, |p| {
             if p.state != PilotState::Ended && p.state != PilotState::Active {
                 p.state = PilotState::Active;
@@ -162,6 +163,10 @@ impl Broker {
                 slot.free = request.free;
                 slot.used = request.used;
                 slot.suspend_rate = request.suspend_rate.or(slot.suspend_rate);
+                if let Some(costs) = &request.costs {
+                    slot.suspend_budget = Some(costs.budget);
+                    slot.costs_measured = slot.costs_measured.max(costs.measured);
+                }
             }
         });
     }
@@ -212,6 +217,7 @@ impl Broker {
     fn learn_from_event(&mut self, now: Timestamp, key: &SubmitKey, e: &PilotEvent) {
         match e.kind.as_str() {
             "leftovers" => self.left_behind(now, key, &e.text),
+            "guest_evicted" => self.note_eviction(key, e),
             "signal_received" => {
                 self.tables
                     .edit_pilot(key, |p| p.signalled = p.signalled.or(Some(now)));

@@ -5,17 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::api::PilotState;
 use protocol::ids::{
-    Generation, IdempotencyKey, SiteName, StateId, SubmitKey, UserName, WorkspaceId,
+    Generation, IdempotencyKey, NodeName, SiteName, StateId, SubmitKey, UserName, WorkspaceId,
 };
 use protocol::lrm::JobState;
+use protocol::suspend_cost::CostLine;
 use protocol::time::Timestamp;
 use protocol::workspace::WorkspaceState;
 
 use crate::changes::{Changes, Forgotten, Records};
 use crate::queue::Queue;
 use crate::records::{
-    DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log, Meta, PilotRecord, SiteRecord,
-    WorkspaceRecord,
+    CostRecord, DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log, Meta, PilotRecord,
+    SiteRecord, WorkspaceRecord,
 };
 
 /// What one owner has.
@@ -38,6 +39,7 @@ struct Touched {
     leases: BTreeSet<WorkspaceId>,
     pilots: BTreeSet<SubmitKey>,
     sites: BTreeSet<SiteName>,
+    costs: BTreeSet<(SiteName, NodeName)>,
     idempotency: BTreeSet<(UserName, IdempotencyKey)>,
     discards: BTreeSet<StateId>,
     events: Vec<EventRecord>,
@@ -62,6 +64,9 @@ pub(crate) struct Tables {
     live: BTreeMap<SiteName, BTreeSet<SubmitKey>>,
     pub(crate) pilot_due: BTreeSet<(Timestamp, SubmitKey)>,
     pub(crate) sites: BTreeMap<SiteName, SiteRecord>,
+    pub(crate) costs: BTreeMap<(SiteName, NodeName), CostRecord>,
+    /// What a pilot on a new node of a site sets aside, by those.
+    pub(crate) budgets: BTreeMap<SiteName, CostLine>,
     pub(crate) idempotency: BTreeMap<(UserName, IdempotencyKey), IdempotencyRecord>,
     pub(crate) discards: BTreeMap<StateId, DiscardRecord>,
     site_discards: BTreeMap<SiteName, BTreeSet<StateId>>,
@@ -105,6 +110,8 @@ impl Tables {
             live: BTreeMap::new(),
             pilot_due: BTreeSet::new(),
             sites: BTreeMap::new(),
+            costs: BTreeMap::new(),
+            budgets: BTreeMap::new(),
             idempotency: BTreeMap::new(),
             discards: BTreeMap::new(),
             site_discards: BTreeMap::new(),
@@ -121,6 +128,9 @@ impl Tables {
         }
         for s in records.sites {
             t.sites.insert(s.name.clone(), s);
+        }
+        for c in records.costs {
+            t.put_cost(c);
         }
         for i in records.idempotency {
             t.insert_idempotency(i);
@@ -148,6 +158,9 @@ impl Tables {
                 .collect(),
             sites: (touched.sites.into_iter())
                 .filter_map(|n| self.sites.get(&n).map(|s| (n, s.clone())))
+                .collect(),
+            costs: (touched.costs.into_iter())
+                .map(|key| (key.clone(), self.costs.get(&key).cloned()))
                 .collect(),
             idempotency: (touched.idempotency.into_iter())
                 .filter_map(|k| self.idempotency.get(&k).map(|i| (k, i.clone())))
@@ -364,6 +377,11 @@ impl Tables {
             self.sites.insert(name.clone(), after);
             self.touched.sites.insert(name.clone());
         }
+    }
+
+    /// Says that what suspends cost on a node has changed.
+    pub(crate) fn touch_cost(&mut self, key: (SiteName, NodeName)) {
+        self.touched.costs.insert(key);
     }
 
     pub(crate) fn insert_idempotency(&mut self, i: IdempotencyRecord) {

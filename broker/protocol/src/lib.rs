@@ -24,6 +24,7 @@ pub mod notice;
 pub mod resources;
 pub mod slot;
 pub mod slot_file;
+pub mod suspend_cost;
 pub mod text;
 pub mod time;
 pub mod workspace;

@@ -16,6 +16,7 @@ use crate::ids::{EventSeq, Generation, Incarnation, PilotBoot, StateId, SubmitKe
 use crate::lease::{DesiredLease, LeaseReport};
 use crate::resources::Resources;
 use crate::slot::{HostFacts, SlotFacts, SlotStatus, SlotUse};
+use crate::suspend_cost::{CostLine, Sample};
 use crate::time::{Span, Timestamp};
 
 /// `POST /v1/pilot/register`: a pilot has started in its slot.
@@ -59,6 +60,36 @@ pub struct RegisterReply {
     /// The broker's clock, to measure skew; nothing else may depend on it.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub now: Timestamp,
+    /// What suspends have cost here before; none when nothing is known, or by an older broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub costs: Option<KnownCosts>,
+}
+
+/// What suspends have cost before this pilot came.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct KnownCosts {
+    /// True for measurements of this very node; false for some of the site's other nodes.
+    pub of_node: bool,
+    /// The measurements, oldest first.
+    pub samples: Vec<Sample>,
+}
+
+/// What suspends have cost in this slot.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CostReport {
+    /// How many were measured since the pilot registered.
+    pub measured: u32,
+    /// The latest of those, at most [`CostReport::MOST`], oldest first.
+    pub samples: Vec<Sample>,
+    /// The time that the pilot sets aside for a suspend, by all that it knows.
+    pub budget: CostLine,
+}
+
+impl CostReport {
+    /// How many samples a sync has: more than are measured between two syncs.
+    pub const MOST: usize = 16;
 }
 
 /// `POST /v1/pilot/sync`: what the pilot observes.
@@ -88,6 +119,9 @@ pub struct SyncRequest {
     /// Measured rate of suspends on this node, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend_rate: Option<Rate>,
+    /// What suspends cost here; none from older pilots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub costs: Option<CostReport>,
     /// Events that are not acknowledged yet, oldest first.
     #[serde(default)]
     pub events: Vec<PilotEvent>,
@@ -160,7 +194,7 @@ pub struct PilotEvent {
     /// When, by the node's clock.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub at: Timestamp,
-    /// Stable name: `slot_started`, `guest_booting`, `deadline_near`, `suspend_measured`, ...
+    /// Stable name: `slot_started`, `guest_booting`, `deadline_near`, `guest_evicted`, ...
     pub kind: String,
     /// The workspace that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]

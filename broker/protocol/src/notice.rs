@@ -6,8 +6,10 @@
 //! first signal |<- suspend: 2 x (fixed + bytes / rate) + slack ->|<- kill, clean-up ->|<- margin ->| SIGKILL
 //! ```
 //! Measured on real disks: a prediction from a recent rate was off by a factor of 0.57 to 1.52,
-//! hence the budget of twice the prediction plus a fixed slack.
+//! hence the budget of twice the prediction plus a fixed slack. That is the rule until a node is
+//! known; what suspends there have cost then takes its place ([`crate::suspend_cost`]).
 
+use crate::suspend_cost::CostLine;
 use crate::time::Span;
 
 /// Kept before the kill time for clean-up of the node and the last word to the broker.
@@ -37,27 +39,43 @@ pub fn for_suspends(notice: Span, margin: Span) -> Span {
     notice.minus(margin + CLEAN_UP + KILL_COST)
 }
 
+/// The time that is set aside for a suspend while nothing is known but a pessimistic rate, in bytes
+/// a second.
+pub fn careful(rate: f64) -> CostLine {
+    CostLine {
+        small: None,
+        fixed: budget(SUSPEND_FIXED, SUSPEND_SLACK),
+        rate: rate / 2.0,
+        floor: Span::ZERO,
+    }
+}
+
 /// The time that is set aside to suspend a guest of this memory at a rate in bytes a second;
 /// [`ASSUMED_RATE`] where none was measured yet.
 pub fn budget_for(memory_mib: u64, rate: f64) -> Span {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a byte count is only used for a rate"
-    )]
-    let bytes = most_bytes(memory_mib) as f64;
-    let expected = SUSPEND_FIXED + Span::from_secs_f64(bytes / rate.max(1.0));
-    budget(expected, SUSPEND_SLACK)
+    careful(rate).of(most_bytes(memory_mib))
+}
+
+/// True when a pilot that sets aside so much takes a guest of this memory that must not be killed,
+/// alone in its slot.
+pub fn holds(notice: Span, margin: Span, memory_mib: u64, budget: &CostLine) -> bool {
+    budget.of(most_bytes(memory_mib)) <= for_suspends(notice, margin)
 }
 
 /// True when a pilot that plans with this rate takes a guest of this memory that must not be
 /// killed, alone in its slot.
 pub fn is_enough(notice: Span, margin: Span, memory_mib: u64, rate: f64) -> bool {
-    budget_for(memory_mib, rate) <= for_suspends(notice, margin)
+    holds(notice, margin, memory_mib, &careful(rate))
 }
 
 /// The shortest notice that is enough for a guest of this memory at this rate.
 pub fn least(margin: Span, memory_mib: u64, rate: f64) -> Span {
-    budget_for(memory_mib, rate) + margin + CLEAN_UP + KILL_COST
+    least_for(margin, memory_mib, &careful(rate))
+}
+
+/// The shortest notice that is enough for a guest of this memory where so much is set aside.
+pub fn least_for(margin: Span, memory_mib: u64, budget: &CostLine) -> Span {
+    budget.of(most_bytes(memory_mib)) + margin + CLEAN_UP + KILL_COST
 }
 
 #[cfg(test)]

@@ -107,6 +107,10 @@ pub struct HostFacts {
     pub cpu_model: String,
     /// Free space in the scratch directory, MiB.
     pub scratch_free_mib: u64,
+    /// The file system of the site's store as this node has it, as `/shared nfs4 server:/export`:
+    /// what suspends cost is kept for each. Empty when it is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub store_filesystem: String,
 }
 
 /// How the slot was used; sent with the last sync, kept by the broker for accounting.

@@ -40,6 +40,7 @@ pub(super) enum Table {
     Leases,
     Pilots,
     Sites,
+    Costs,
     Idempotency,
     Discards,
     Meta,
@@ -52,6 +53,7 @@ impl Table {
             Self::Leases => "leases",
             Self::Pilots => "pilots",
             Self::Sites => "sites",
+            Self::Costs => "costs",
             Self::Idempotency => "idempotency",
             Self::Discards => "discards",
             Self::Meta => "meta",
@@ -65,6 +67,7 @@ impl Table {
             Self::Leases => put!("leases"),
             Self::Pilots => put!("pilots"),
             Self::Sites => put!("sites"),
+            Self::Costs => put!("costs"),
             Self::Idempotency => put!("idempotency"),
             Self::Discards => put!("discards"),
             Self::Meta => put!("meta"),
@@ -78,6 +81,7 @@ impl Table {
             Self::Leases => delete!("leases"),
             Self::Pilots => delete!("pilots"),
             Self::Sites => delete!("sites"),
+            Self::Costs => delete!("costs"),
             Self::Idempotency => delete!("idempotency"),
             Self::Discards => delete!("discards"),
             Self::Meta => delete!("meta"),
@@ -91,6 +95,7 @@ impl Table {
             Self::Leases => all!("leases"),
             Self::Pilots => all!("pilots"),
             Self::Sites => all!("sites"),
+            Self::Costs => all!("costs"),
             Self::Idempotency => all!("idempotency"),
             Self::Discards => all!("discards"),
             Self::Meta => all!("meta"),
@@ -133,6 +138,14 @@ pub(super) fn batch(changes: &Changes) -> Result<Batch, StoreError> {
         &mut batch,
         Table::Sites,
         changes.sites.iter().map(|(id, r)| (id.as_str(), r)),
+    )?;
+    let costs: Vec<_> = (changes.costs.iter())
+        .map(|((site, node), r)| (format!("{site}/{node}"), r.as_ref()))
+        .collect();
+    put_or_delete(
+        &mut batch,
+        Table::Costs,
+        costs.iter().map(|(id, r)| (id.as_str(), *r)),
     )?;
     let idempotency: Vec<_> = changes
         .idempotency
@@ -270,6 +283,8 @@ pub(super) fn records(
     let pilots = decode(t, r)?;
     let (t, r) = take(Table::Sites);
     let sites = decode(t, r)?;
+    let (t, r) = take(Table::Costs);
+    let costs = decode(t, r)?;
     let (t, r) = take(Table::Idempotency);
     let idempotency = decode(t, r)?;
     let (t, r) = take(Table::Discards);
@@ -279,6 +294,7 @@ pub(super) fn records(
         leases,
         pilots,
         sites,
+        costs,
         idempotency,
         discards,
         meta,

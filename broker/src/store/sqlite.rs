@@ -88,6 +88,7 @@ impl Store {
             Table::Leases,
             Table::Pilots,
             Table::Sites,
+            Table::Costs,
             Table::Idempotency,
             Table::Discards,
             Table::Meta,

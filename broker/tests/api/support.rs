@@ -321,6 +321,7 @@ impl Pilot {
             free: SLOT,
             leases: self.leases.clone(),
             suspend_rate: None,
+            costs: None,
             events: Vec::new(),
             used: SlotUse::default(),
             discarded: Vec::new(),

@@ -6,7 +6,7 @@ use protocol::resources::Resources;
 use protocol::time::Mono;
 use protocol::workspace::{AdvanceTo, OnEviction};
 
-use crate::deadline::{Plan, least_gain, useful};
+use crate::deadline::{Plan, least_gain, notice_for_suspends, useful};
 use crate::guest::memory_bound;
 use crate::rates::Rates;
 use crate::settings::Settings;
@@ -42,7 +42,7 @@ pub fn admit(s: &Situation<'_>, order: &Order) -> Result<(), Reason> {
     if let Some(short) = s.free.shortfall(&spec.resources) {
         return too_small(format!("no room in this slot: needs {short}"));
     }
-    let cost = s.rates.cost(s.settings, memory_bound(spec));
+    let cost = s.rates.cost(memory_bound(spec));
     let useful = useful(s.settings, s.clock, s.plan, s.now, cost);
     let wanted = spec.run_time.minus(order.run);
     let gain = least_gain(s.settings, cost);
@@ -55,10 +55,7 @@ pub fn admit(s: &Situation<'_>, order: &Order) -> Result<(), Reason> {
         OnEviction::Suspend => !spec.policy.bears_a_kill(),
         OnEviction::Restart | OnEviction::Fail => false,
     };
-    let notice = s
-        .clock
-        .notice()
-        .minus(s.clock.margin() + s.settings.clean_up + s.settings.kill_cost);
+    let notice = notice_for_suspends(s.settings, s.clock);
     if suspends && cost.budget > notice {
         return Err(Reason::new(
             ReasonCode::NoticeTooShort,
@@ -87,11 +84,8 @@ pub fn risk(s: &Situation<'_>, order: &Order) -> Option<String> {
     if !suspends || order.spec.advance_to == AdvanceTo::Staged {
         return None;
     }
-    let left = s
-        .clock
-        .notice()
-        .minus(s.clock.margin() + s.settings.clean_up + s.settings.kill_cost);
-    let budget = s.rates.cost(s.settings, memory_bound(&order.spec)).budget;
+    let left = notice_for_suspends(s.settings, s.clock);
+    let budget = s.rates.cost(memory_bound(&order.spec)).budget;
     if s.plan.owed + budget <= left {
         return None;
     }

@@ -126,6 +126,49 @@ pub enum Stage {
     },
 }
 
+/// By what means a guest is got rid of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Means {
+    /// Into the store.
+    Suspend,
+    /// By its power button.
+    Shutdown,
+    /// At once.
+    Kill,
+}
+
+impl Means {
+    /// As events have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Suspend => "suspend",
+            Self::Shutdown => "shutdown",
+            Self::Kill => "kill",
+        }
+    }
+}
+
+/// How a guest is got rid of: what was foreseen, and what came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Departure {
+    /// The means by which it began.
+    pub first: Means,
+    /// The means that were used last.
+    pub last: Means,
+    /// When it began.
+    pub begun: Mono,
+    /// How long it was expected to take; none where that is the guest's business.
+    pub expected: Option<Span>,
+    /// The time that was set aside for it.
+    pub budget: Span,
+    /// The time that was left then until whatever still runs is killed.
+    pub left: Span,
+    /// The bytes that a suspend was expected to write at most.
+    pub bytes: Option<u64>,
+    /// What a suspend has written, and how long that took by its own clock.
+    pub written: Option<(u64, Span)>,
+}
+
 /// A lease that this slot has, or had.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Lease {
@@ -150,6 +193,15 @@ pub struct Lease {
     pub ran: Span,
     /// What a suspend would have to write, as last measured.
     pub bytes: Option<u64>,
+    /// By how much that had grown since the time before.
+    pub grown: u64,
+    /// The plan's moment to get rid of it has come. Stays so while the plan is refined, until the
+    /// slot's end moves away.
+    pub due: bool,
+    /// Its memory was told to be brought to the store ahead of its suspend.
+    pub flushed: bool,
+    /// How it is being got rid of, once that has begun.
+    pub departure: Option<Departure>,
     /// Bytes of console captured.
     pub console_bytes: u64,
     /// Failed suspends in a row.
@@ -178,6 +230,10 @@ impl Lease {
             expired: false,
             ran: order.run,
             bytes: None,
+            grown: 0,
+            due: false,
+            flushed: false,
+            departure: None,
             console_bytes: 0,
             failed_suspends: 0,
             retry_at: Mono::default(),
@@ -242,9 +298,25 @@ impl Lease {
         }
     }
 
-    /// An upper bound of what a suspend writes: as measured, or all of the guest's memory.
+    /// Takes what a suspend would have to write now.
+    pub fn measured(&mut self, bytes: u64) {
+        self.grown = self.bytes.map_or(0, |before| bytes.saturating_sub(before));
+        self.bytes = Some(bytes);
+    }
+
+    /// An upper bound of what a suspend writes: as measured, and once more what it has grown by;
+    /// or all of the guest's memory.
     pub fn bytes_bound(&self) -> u64 {
-        memory_bound(&self.spec).min(self.bytes.map_or(u64::MAX, |b| b.saturating_add(b / 4)))
+        let measured = self
+            .bytes
+            .map_or(u64::MAX, |b| b.saturating_add(self.grown));
+        memory_bound(&self.spec).min(measured)
+    }
+
+    /// Guest-running time that is lost without a state of now.
+    pub fn at_stake(&self, now: Mono) -> Span {
+        let kept = self.state.as_ref().map_or(Span::ZERO, |s| s.run);
+        self.ran_at(now).minus(kept)
     }
 
     /// The lease as the broker gets it.

@@ -10,6 +10,8 @@
 //! | [`admission`] | is a lease worth taking, and can we get rid of it in time? |
 //! | [`checkpoint`] | when is a running guest's next checkpoint due? |
 //! | [`lease_book`] | until when may a guest run without word from the broker? |
+//! | [`rates`] | what does a suspend cost here? |
+//! | [`line`] | who is suspended before whom? |
 //! | [`guest`] | where is each lease in its life? |
 //! | [`guest_words`] | what do pilot and guest say to each other? |
 //! | [`spool`] | what has happened that the broker does not know yet? |
@@ -26,6 +28,7 @@ pub mod deadline;
 pub mod guest;
 pub mod guest_words;
 pub mod lease_book;
+pub mod line;
 pub mod now;
 pub mod rates;
 pub mod settings;

@@ -1,92 +1,81 @@
-//! What a suspend costs on this node: measured rates, and the prediction and budget from them.
-//! The rule and its numbers are [`protocol::notice`]'s, which the broker follows as well.
+//! What a suspend costs on this node, by what was measured here and what the broker knew before:
+//! the prediction and the time that is set aside. The rules are [`protocol::suspend_cost`]'s.
 
-use protocol::messages::Rate;
-use protocol::notice;
+use std::collections::VecDeque;
+
+use protocol::messages::{CostReport, KnownCosts, Rate};
+use protocol::suspend_cost::{CostModel, Sample, Samples, mean_and_sigma};
 use protocol::time::Span;
 
-use crate::settings::Settings;
+pub use protocol::suspend_cost::SuspendCost;
 
-/// A suspend of fewer bytes is mostly syncs and renames: no rate follows from it.
-const LEAST_TOLD: u64 = 8 << 20;
-
-/// Measured write rates of suspends in this slot.
+/// What is known of the suspends of this node.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Rates {
-    count: u32,
-    mean: f64,
-    squares: f64,
-    least: f64,
-}
-
-/// What a suspend is expected to take, and what is set aside for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct SuspendCost {
-    /// The plain prediction.
-    pub expected: Span,
-    /// The time that the planner keeps free.
-    pub budget: Span,
+    samples: Samples,
+    model: CostModel,
+    /// How many were measured in this slot.
+    measured: u32,
+    /// The latest of those.
+    own: VecDeque<Sample>,
 }
 
 impl Rates {
-    /// Takes a measurement. One of few bytes tells what every suspend costs, and nothing of a rate.
-    pub fn learn(&mut self, bytes: u64, took: Span) {
-        if bytes < LEAST_TOLD || took.is_zero() {
-            return;
-        }
-        let rate = as_f64(bytes) / took.as_secs_f64();
-        self.least = if self.count == 0 {
-            rate
-        } else {
-            self.least.min(rate)
-        };
-        self.count = self.count.saturating_add(1);
-        let delta = rate - self.mean;
-        self.mean += delta / f64::from(self.count);
-        self.squares += delta * (rate - self.mean);
+    /// Takes what was known before. What was measured in this slot is later, and stays.
+    pub fn know(&mut self, known: &KnownCosts) {
+        let own = self.own.iter().copied();
+        self.samples = known.samples.iter().copied().chain(own).collect();
+        self.model = CostModel::of(&self.samples);
     }
 
-    /// The measured rate, once there is one.
+    /// Takes a measurement: what a suspend wrote and how long it took.
+    pub fn learn(&mut self, bytes: u64, took: Span) {
+        if took.is_zero() {
+            return;
+        }
+        let sample = Sample { bytes, took };
+        self.samples.push(sample);
+        self.model = CostModel::of(&self.samples);
+        self.measured = self.measured.saturating_add(1);
+        if self.own.len() >= CostReport::MOST {
+            self.own.pop_front();
+        }
+        self.own.push_back(sample);
+    }
+
+    /// The rate that was measured in this slot, once there is one. Suspends of few bytes tell none.
     pub fn measured(&self) -> Option<Rate> {
-        (self.count > 0).then(|| Rate {
-            mean: self.mean,
-            sigma: self.sigma(),
-            count: self.count,
-            planned: self.planned(),
+        let large = self.own.iter().filter(|s| !s.is_small());
+        let rates: Vec<f64> = large
+            .map(|s| as_f64(s.bytes) / s.took.as_secs_f64())
+            .collect();
+        let (mean, sigma) = mean_and_sigma(&rates);
+        (!rates.is_empty()).then_some(Rate {
+            mean,
+            sigma,
+            count: self.measured,
+            // Brokers that know no `costs` count with twice the time at this rate.
+            planned: Some(self.model.budget.rate * 2.0),
         })
     }
 
-    fn sigma(&self) -> f64 {
-        if self.count < 2 {
-            0.0
-        } else {
-            (self.squares / f64::from(self.count - 1)).sqrt()
-        }
-    }
-
-    /// The rate to plan with, bytes a second.
-    pub fn low(&self, settings: &Settings) -> f64 {
-        self.planned().unwrap_or(settings.assumed_rate)
-    }
-
-    /// The rate to plan with by what was measured: mean less two sigma, but with few measurements
-    /// no better than half of the worst.
-    fn planned(&self) -> Option<f64> {
-        match self.count {
-            0 => None,
-            1 | 2 => Some(self.least / 2.0),
-            _ => Some((self.mean - 2.0 * self.sigma()).max(self.least / 2.0)),
+    /// What the broker is told.
+    pub fn report(&self) -> CostReport {
+        CostReport {
+            measured: self.measured,
+            samples: self.own.iter().copied().collect(),
+            budget: self.model.budget,
         }
     }
 
     /// What it costs to suspend `bytes`.
-    pub fn cost(&self, settings: &Settings, bytes: u64) -> SuspendCost {
-        let rate = self.low(settings).max(1.0);
-        let expected = settings.suspend_fixed + Span::from_secs_f64(as_f64(bytes) / rate);
-        SuspendCost {
-            expected,
-            budget: notice::budget(expected, settings.suspend_slack),
-        }
+    pub fn cost(&self, bytes: u64) -> SuspendCost {
+        self.model.cost(bytes)
+    }
+
+    /// How many suspends that is known by.
+    pub const fn count(&self) -> usize {
+        self.samples.len()
     }
 }
 
@@ -101,47 +90,67 @@ fn as_f64(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Settings;
+    use protocol::notice;
+    use protocol::suspend_cost::ENOUGH;
+
+    fn ms(n: u64) -> Span {
+        Span::from_millis(n)
+    }
 
     /// The broker sends no pilot where this one would decline, by the same numbers.
     #[test]
     fn the_budget_is_the_brokers_before_and_after_the_first_measurement() {
-        let s = Settings::default();
         for memory in [1, 64, 1000, 4096, 100_000] {
-            let cost = Rates::default().cost(&s, notice::most_bytes(memory));
+            let cost = Rates::default().cost(notice::most_bytes(memory));
             let brokers = notice::budget_for(memory, notice::ASSUMED_RATE);
             assert_eq!(cost.budget, brokers);
             let mut measured = Rates::default();
-            measured.learn(50_000_000, Span::from_millis(1000));
-            let told = measured.measured().unwrap().planned.unwrap();
-            let cost = measured.cost(&s, notice::most_bytes(memory));
-            assert_eq!(cost.budget, notice::budget_for(memory, told));
+            measured.learn(50_000_000, ms(1000));
+            let told = measured.report().budget;
+            let cost = measured.cost(notice::most_bytes(memory));
+            assert_eq!(cost.budget, told.of(notice::most_bytes(memory)));
+            let planned = measured.measured().unwrap().planned.unwrap();
+            assert_eq!(cost.budget, notice::budget_for(memory, planned));
         }
+        let s = Settings::default();
         let left = notice::for_suspends(Span::from_secs(30), Span::from_secs(5));
         assert_eq!(left, Span::from_secs(25).minus(s.clean_up + s.kill_cost));
     }
 
     #[test]
-    fn the_planned_rate_is_pessimistic_and_learns() {
-        let s = Settings::default();
-        let mut r = Rates::default();
-        assert_eq!(r.measured(), None);
-        assert_eq!(r.cost(&s, 400_000_000).expected, Span::from_millis(2030));
-        assert_eq!(r.cost(&s, 400_000_000).budget, Span::from_millis(5060));
-        r.learn(100_000_000, Span::from_millis(100));
-        assert!((r.low(&s) - 5e8).abs() < 1.0, "half of the only sample");
-        for _ in 0..20 {
-            r.learn(100_000_000, Span::from_millis(100));
+    fn what_was_known_before_is_used_at_once_and_what_is_measured_replaces_it() {
+        let mut rates = Rates::default();
+        let sample = Sample {
+            bytes: 100_000_000,
+            took: ms(500),
+        };
+        rates.know(&KnownCosts {
+            of_node: true,
+            samples: vec![sample; ENOUGH],
+        });
+        assert_eq!(rates.count(), ENOUGH);
+        let before = rates.cost(100_000_000);
+        assert_eq!(before.expected, ms(500));
+        assert!(before.budget <= ms(1050), "{before:?}");
+        assert_eq!(rates.measured(), None, "nothing was measured in this slot");
+        assert_eq!(rates.report().measured, 0);
+        rates.learn(100_000_000, ms(2000));
+        let after = rates.cost(100_000_000);
+        assert!(after.budget >= ms(2200), "a slow write counts: {after:?}");
+        assert_eq!(rates.measured().unwrap().count, 1);
+        for _ in 0..60 {
+            rates.learn(100_000_000, ms(200));
         }
-        assert!(
-            r.low(&s) > 9e8,
-            "a steady disk is trusted: {:?}",
-            r.measured()
+        let later = rates.cost(100_000_000);
+        assert!(later.budget <= ms(400), "{later:?}");
+        let report = rates.report();
+        assert_eq!(
+            (report.measured, report.samples.len()),
+            (61, CostReport::MOST)
         );
-        r.learn(100_000_000, Span::from_millis(1000));
-        assert!(r.low(&s) < 7e8, "one slow write counts: {:?}", r.measured());
-        r.learn(0, Span::from_secs(1));
-        r.learn(100_000_000, Span::ZERO);
-        r.learn(31, Span::from_millis(28));
-        assert_eq!(r.measured().unwrap().count, 22);
+        rates.learn(31, ms(28));
+        rates.learn(0, Span::ZERO);
+        assert_eq!(rates.measured().unwrap().count, 62);
     }
 }

@@ -23,12 +23,11 @@ pub struct Settings {
     pub gain_factor: u64,
     /// Memory that a guest's hypervisor needs beside the guest's own, MiB.
     pub guest_overhead_mib: u64,
-    /// Assumed write rate of suspended states before the first measurement, bytes a second.
-    pub assumed_rate: f64,
-    /// Fixed part of a suspend's predicted time.
-    pub suspend_fixed: Span,
-    /// Added to twice the predicted time of a suspend to get its budget.
-    pub suspend_slack: Span,
+    /// A guest's memory is flushed so many times the cost of all suspends before they begin: one
+    /// pass over all of it, one over what has changed since, and both beside running guests.
+    pub flush_ahead: u64,
+    /// Nothing is flushed for less than this to be saved.
+    pub flush_worth: Span,
     /// How many suspends may write at once. The disk is the bottleneck: more than one only makes
     /// all of them late.
     pub parallel_suspends: usize,
@@ -70,9 +69,8 @@ impl Default for Settings {
             start_cost: Span::from_secs(3),
             gain_factor: 2,
             guest_overhead_mib: 0,
-            assumed_rate: notice::ASSUMED_RATE,
-            suspend_fixed: notice::SUSPEND_FIXED,
-            suspend_slack: notice::SUSPEND_SLACK,
+            flush_ahead: 2,
+            flush_worth: Span::from_millis(500),
             parallel_suspends: 1,
             suspend_retry: Span::from_secs(1),
             contact_grace: Span::from_secs(5),

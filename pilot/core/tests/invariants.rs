@@ -93,14 +93,14 @@ fn rules() -> impl Strategy<Value = Rules> {
         ),
         (10..120u64, 0..30u64, prop::option::of(5..100u64)),
         (5_000_000..1_000_000_000u64, 0..4u64, 0..6u64),
-        (any::<bool>(), any::<bool>(), any::<u64>()),
+        (any::<bool>(), any::<bool>(), any::<bool>(), any::<u64>()),
     )
         .prop_map(
             |(
                 (end, notice, margin),
                 (ttl, hold, idle_limit),
                 (rate, suspend_fails, answers_lost),
-                (obedient, watched, seed),
+                (obedient, watched, measures, seed),
             )| Rules {
                 end,
                 notice,
@@ -113,7 +113,9 @@ fn rules() -> impl Strategy<Value = Rules> {
                 answers_lost: if answers_lost == 1 { 2 } else { answers_lost },
                 obedient,
                 watched,
+                measures,
                 seed,
+                ..Rules::default()
             },
         )
 }

@@ -7,6 +7,7 @@
 //! The directory and the process are in the journal before they exist, and are said to be gone
 //! after they are.
 
+mod begun;
 mod save;
 
 use std::path::Path;
@@ -23,6 +24,8 @@ use protocol::lease;
 use protocol::time::{Mono, Span};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{MissedTickBehavior, Sleep, interval, sleep};
+
+use begun::Begun;
 
 use super::Tools;
 use super::console::Console;
@@ -44,6 +47,8 @@ pub(super) enum Order {
     Pause,
     /// Let it run.
     Continue,
+    /// Begin to bring its memory to the store.
+    Flush,
     /// Write it to the store; it is gone then.
     Suspend(Save),
     /// Write it to the store; it goes on.
@@ -75,6 +80,8 @@ pub(super) struct GuestTask {
     lease: LeaseKey,
     order: lease::Order,
     inbox: UnboundedReceiver<Order>,
+    /// States that are worked on.
+    begun: Vec<Begun>,
     /// [`Order::Release`] has come, or the agent is gone.
     released: bool,
 }
@@ -107,6 +114,7 @@ impl GuestTask {
             lease,
             order,
             inbox,
+            begun: Vec::new(),
             released: false,
         }
     }
@@ -142,7 +150,8 @@ impl GuestTask {
         Ok((directory, process))
     }
 
-    async fn leave(&self, dir: &Path, directory: Entry, process: Entry) {
+    async fn leave(&mut self, dir: &Path, directory: Entry, process: Entry) {
+        self.settle_states(None).await;
         let removed = tokio::fs::remove_dir_all(dir).await;
         let absent = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
         match removed {
@@ -290,6 +299,10 @@ impl GuestTask {
                 guest.tell(&words);
                 None
             }
+            Some(Order::Flush) => {
+                self.flush(guest);
+                None
+            }
             Some(Order::Suspend(save)) => self.suspend(guest, save).await,
             Some(Order::Checkpoint(save)) => self.checkpoint(guest, events, save).await,
             Some(Order::Kill) => {
@@ -341,6 +354,7 @@ impl GuestTask {
                 Some(
                     Order::Pause
                     | Order::Continue
+                    | Order::Flush
                     | Order::Suspend(_)
                     | Order::Checkpoint(_)
                     | Order::AbortSuspend
@@ -363,6 +377,7 @@ impl GuestTask {
                     Order::Start
                     | Order::Pause
                     | Order::Continue
+                    | Order::Flush
                     | Order::Suspend(_)
                     | Order::Checkpoint(_)
                     | Order::AbortSuspend
@@ -384,6 +399,7 @@ impl GuestTask {
                     Order::Start
                     | Order::Pause
                     | Order::Continue
+                    | Order::Flush
                     | Order::Suspend(_)
                     | Order::Checkpoint(_)
                     | Order::AbortSuspend

@@ -115,6 +115,7 @@ impl Effects {
             Effect::Boot { lease } | Effect::Resume { lease } => self.tell(&lease, Order::Start),
             Effect::Pause { lease } => self.tell(&lease, Order::Pause),
             Effect::Continue { lease } => self.tell(&lease, Order::Continue),
+            Effect::Flush { lease } => self.tell(&lease, Order::Flush),
             Effect::Suspend {
                 lease,
                 state,

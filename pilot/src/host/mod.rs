@@ -4,6 +4,7 @@
 //! before any lease is taken, not a guest that fails later.
 
 pub mod cgroup;
+mod filesystem;
 pub mod processes;
 
 use std::ffi::OsStr;
@@ -86,6 +87,7 @@ pub async fn inspect(
     let mut facts = HostFacts {
         cpu_model: cpu_model(),
         scratch_free_mib: free_mib(scratch)?,
+        store_filesystem: filesystem::of(&slot.paths.store),
         ..HostFacts::default()
     };
     if let Some(total_mib) = memory_mib()

@@ -32,6 +32,9 @@
 //! 11. **tell** gives the guest a line on its lease port and never waits for it; what its agent says
 //!     there comes as [`GuestEvent::Said`]. A guest without an agent, or that floods the port, costs
 //!     nothing. The port goes through suspend and resume.
+//! 12. **flush** makes the suspend after it short: memory goes to the store in the background while
+//!     the guest runs on, until its suspend or its end. It is idempotent; what it has written is
+//!     part of no state before a suspend commits it, and is gone with the guest.
 //!
 //! One conformance suite, `tests/hypervisor_conformance.rs`, runs on every driver.
 
@@ -298,14 +301,17 @@ impl Guest {
         }
     }
 
-    /// Begins to bring the guest's memory to the store while it runs, so that its suspend has to bring
-    /// only what has changed since ([`Guest::resident_bytes`] tells how much that is). It works in the
-    /// directory of its suspend's state, until that or until the guest's end. Idempotent; where it
-    /// can't be done, the suspend does without.
-    pub fn flush(&self) {
+    /// Begins to bring the memory of a running guest to the store, under the name under which its
+    /// state is worked on (rule 12), so that its suspend has to bring only what has changed since
+    /// ([`Guest::resident_bytes`] tells how much that is). Where it can't be done, the suspend does
+    /// without.
+    ///
+    /// # Errors
+    /// The guest is gone.
+    pub fn flush(&self) -> Result<(), ControlError> {
         match &self.kind {
             Kind::Qemu(g) => g.flush(),
-            Kind::Null(_) => {}
+            Kind::Null(g) => g.flush(),
         }
     }
 

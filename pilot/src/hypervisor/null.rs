@@ -400,6 +400,10 @@ impl NullGuest {
         Ok(())
     }
 
+    pub(super) fn flush(&self) -> Result<(), ControlError> {
+        self.0.gone()
+    }
+
     pub(super) fn shutdown(&self) -> Result<(), ControlError> {
         self.0.gone()?;
         self.0.let_run(true);

@@ -174,6 +174,7 @@ async fn register(headers: HeaderMap, Json(request): Json<RegisterRequest>) -> R
     assert_eq!(headers["authorization"], "Bearer wp1.test.token");
     assert_eq!(request.host.hypervisor, "null");
     Json(RegisterReply {
+        costs: None,
         version: 1,
         lease_ttl: Span::from_secs(30),
         hold: Span::from_millis(100),

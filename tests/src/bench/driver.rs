@@ -126,7 +126,7 @@ impl Driver {
     /// until it is clear that this guest writes too fast for that.
     pub(super) async fn flush(&self, guest: &Guest) -> Result<()> {
         let whole = guest.resident_bytes().await;
-        guest.flush();
+        guest.flush()?;
         let begin = super::clock::now();
         until("a pass over the guest's memory", PATIENCE, async || {
             let left = guest.resident_bytes().await;

@@ -150,6 +150,7 @@ impl Puppet {
             },
             leases: report.into_iter().collect(),
             suspend_rate: None,
+            costs: None,
             events: Vec::new(),
             used: SlotUse::default(),
             discarded: Vec::new(),

@@ -68,6 +68,7 @@ impl Store {
         records.leases = self.all.leases.values().flatten().cloned().collect();
         records.pilots = self.all.pilots.values().cloned().collect();
         records.sites = self.all.sites.values().cloned().collect();
+        records.costs = self.all.costs.values().flatten().cloned().collect();
         records.idempotency = self.all.idempotency.values().cloned().collect();
         records.discards = self.all.discards.values().flatten().cloned().collect();
         records

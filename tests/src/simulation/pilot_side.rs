@@ -318,6 +318,7 @@ impl World {
             Effect::Checkpoint {
                 lease, state, run, ..
             } => self.suspends(pilot, lease, state, run, true),
+            Effect::Flush { .. } => {}
             Effect::AbortSuspend { lease } => {
                 self.drops_what_is_written(pilot, lease);
             }

@@ -12,6 +12,7 @@ use protocol::lrm::JobState;
 use protocol::messages::Rate;
 use protocol::resources::Resources;
 use protocol::slot::{HostFacts, SlotFacts, SlotStatus, SlotUse};
+use protocol::suspend_cost::CostLine;
 use protocol::time::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -178,6 +179,12 @@ pub struct SlotRecord {
     pub used: SlotUse,
     /// Measured rate of suspends.
     pub suspend_rate: Option<Rate>,
+    /// What it sets aside for a suspend, by the last sync.
+    #[serde(default)]
+    pub suspend_budget: Option<CostLine>,
+    /// How many of the suspends that it has measured are on its node's record.
+    #[serde(default)]
+    pub costs_measured: u32,
     /// The last of its events that is stored.
     pub acknowledged: EventSeq,
     /// What it was told last; only something else is news.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::EvictionLedger;
 use protocol::codes::Reason;
 use protocol::ids::{NodeName, SiteName};
 use protocol::resources::Resources;
@@ -65,6 +66,9 @@ pub struct SiteRecord {
     /// What our pilots have cost the site.
     #[serde(default)]
     pub courtesy: CourtesyLedger,
+    /// How suspends there went, beside what was foreseen.
+    #[serde(default)]
+    pub evictions: EvictionLedger,
 }
 
 impl SiteRecord {
@@ -93,6 +97,7 @@ impl SiteRecord {
             last_look_up: None,
             suspend_rate: None,
             courtesy: CourtesyLedger::default(),
+            evictions: EvictionLedger::default(),
         }
     }
 }

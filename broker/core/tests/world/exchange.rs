@@ -63,6 +63,7 @@ impl World {
                 })
                 .collect(),
             suspend_rate: None,
+            costs: None,
             events: Vec::new(),
             used: SlotUse::default(),
             discarded: std::mem::take(&mut p.discarded),

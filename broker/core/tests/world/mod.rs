@@ -55,6 +55,9 @@ pub struct World {
     pub strict: bool,
     /// What new pilots say that guests can't use of their time.
     pub cost: Span,
+    /// Where pilots register, and the file system of the store there.
+    pub node: String,
+    pub filesystem: String,
 }
 
 impl World {
@@ -81,6 +84,8 @@ impl World {
             twin: true,
             strict: true,
             cost: Span::from_secs(90),
+            node: "node-1".to_owned(),
+            filesystem: "/shared nfs4 server:/export".to_owned(),
         }
     }
 
@@ -153,6 +158,7 @@ impl World {
         stored.leases.sort_by(|a, b| a.workspace.cmp(&b.workspace));
         stored.pilots.sort_by(|a, b| a.key.cmp(&b.key));
         stored.sites.sort_by(|a, b| a.name.cmp(&b.name));
+        (stored.costs).sort_by(|a, b| (&a.site, &a.node).cmp(&(&b.site, &b.node)));
         (stored.idempotency).sort_by(|a, b| (&a.owner, &a.key).cmp(&(&b.owner, &b.key)));
         stored.discards.sort_by(|a, b| a.state.cmp(&b.state));
         assert_eq!(records, stored, "after {event:?}: not all was written");
@@ -236,7 +242,7 @@ impl World {
         view.reason.unwrap().code
     }
 
-    fn terms(&self, name: &SiteName) -> &SiteConfig {
+    pub fn terms(&self, name: &SiteName) -> &SiteConfig {
         (self.config.sites.iter())
             .find(|s| s.name == *name)
             .expect("a pilot's site is configured")

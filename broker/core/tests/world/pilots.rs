@@ -105,14 +105,17 @@ impl World {
                 submit_key: p.key.clone(),
                 incarnation: p.incarnation.clone(),
                 lrm_job_id: None,
-                node: NodeName::new("node-1").unwrap(),
+                node: NodeName::new(&self.node).unwrap(),
                 resources: p.resources,
                 start: self.now,
                 end: p.end,
                 notice: self.terms(&p.site).notice,
                 margin: self.terms(&p.site).margin,
             },
-            host: HostFacts::default(),
+            host: HostFacts {
+                store_filesystem: self.filesystem.clone(),
+                ..HostFacts::default()
+            },
         };
         let reply = self.step(Event::Register {
             request: Box::new(request),

@@ -52,6 +52,12 @@ pub enum Effect {
         /// The lease.
         lease: LeaseKey,
     },
+    /// Begin to bring the guest's memory to the store while it runs on. The suspend after it moves
+    /// only what has changed since.
+    Flush {
+        /// The lease.
+        lease: LeaseKey,
+    },
     /// Write the guest to the store; on success it is gone, on failure it goes on.
     Suspend {
         /// The lease.

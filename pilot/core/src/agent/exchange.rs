@@ -47,12 +47,23 @@ impl Agent {
         if !matches!(self.life, Life::Registering { .. }) {
             return;
         }
-        self.terms = Some(LeaseTerms {
-            ttl: reply.lease_ttl,
-            hold: reply.hold,
-            contact: self.now.mono,
-        });
-        self.idle_limit = reply.idle_limit;
+        self.registered_terms(reply);
+        if let Some(known) = reply.costs.as_ref().filter(|k| !k.samples.is_empty()) {
+            self.rates.know(known);
+            let text = format!(
+                "what a suspend costs is known from {} earlier ones on {}",
+                known.samples.len(),
+                if known.of_node {
+                    "this node"
+                } else {
+                    "other nodes of the site"
+                }
+            );
+            let data = serde_json::json!({
+                "samples": known.samples.len(), "of_node": known.of_node,
+            });
+            self.record("costs_known", None, text, data);
+        }
         self.idle_since = self.now.mono;
         self.exchange.failures = 0;
         self.exchange.not_before = self.now.mono;
@@ -349,6 +360,7 @@ impl Agent {
             free: self.free(),
             leases: self.leases.values().map(|l| l.report(now)).collect(),
             suspend_rate: self.rates.measured(),
+            costs: Some(self.rates.report()),
             events: self.spool.batch(),
             used: self.usage.report(now, self.clock.end_at()),
             discarded: self.discarded.iter().cloned().collect(),

@@ -12,6 +12,7 @@
 //! Owner: the shell's loop (`pilot::drive`), or a simulation.
 
 mod checkpoint;
+mod departure;
 mod effect;
 mod event;
 mod exchange;
@@ -25,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::codes::{Reason, ReasonCode, exit};
 use protocol::ids::{EventSeq, PilotBoot, StateId};
 use protocol::lease::EndOutcome;
-use protocol::messages::{PilotEvent, RegisterRequest};
+use protocol::messages::{PilotEvent, RegisterReply, RegisterRequest};
 use protocol::resources::Resources;
 use protocol::slot::{HostFacts, PilotPhase, SlotFacts};
 use protocol::time::{Mono, Span, Timestamp};
@@ -34,7 +35,7 @@ pub use effect::Effect;
 pub use event::{Event, ExitHow, Signal};
 
 use crate::deadline::{self, Plan};
-use crate::guest::{Lease, LeaseKey, Stage};
+use crate::guest::{Lease, LeaseKey};
 use crate::lease_book::LeaseTerms;
 use crate::now::Now;
 use crate::rates::Rates;
@@ -230,6 +231,7 @@ impl Agent {
             &self.settings,
             &self.clock,
             &self.rates,
+            self.now.mono,
             self.leases.values(),
         )
     }
@@ -246,8 +248,11 @@ impl Agent {
             Life::New | Life::Registering { .. } => PilotPhase::Open,
             Life::Serving => {
                 let plan = self.plan();
-                let begun = |k: &LeaseKey| plan.begin.get(k).is_some_and(|b| *b <= self.now.mono);
-                if self.eviction.is_some() || self.leases.keys().any(begun) {
+                let begin = |l: &Lease| plan.begin.get(&l.key);
+                let begun = |l: &Lease| {
+                    l.is_alive() && (l.due || begin(l).is_some_and(|b| *b <= self.now.mono))
+                };
+                if self.eviction.is_some() || self.leases.values().any(begun) {
                     PilotPhase::Evicting
                 } else if self.useful(&plan).is_zero() {
                     PilotPhase::Closing
@@ -341,6 +346,12 @@ impl Agent {
         let before = self.clock.end().0;
         if self.clock.hear(self.now, source, told) {
             let (end, _) = self.clock.end();
+            if end > before {
+                self.deadline_told = false;
+                for lease in self.leases.values_mut() {
+                    lease.due = false;
+                }
+            }
             if end != before {
                 let text = format!("the slot's end moved from {before} to {end}");
                 let data = serde_json::json!({"from": before, "to": end, "source": source});
@@ -451,34 +462,12 @@ impl Agent {
         self.exchange.news = true;
     }
 
-    /// Ends a lease; the only place where that happens.
-    fn end(&mut self, lease: &mut Lease, outcome: EndOutcome) {
-        if !lease.is_alive() {
-            return;
-        }
-        let (kind, text) = match &outcome {
-            EndOutcome::Staged => (
-                "guest_staged",
-                "everything is in the site's store".to_owned(),
-            ),
-            EndOutcome::Finished { reason } => ("guest_finished", reason.to_string()),
-            EndOutcome::Suspended { state, reason } => (
-                "guest_suspended",
-                format!(
-                    "suspended as {} ({} bytes): {reason}",
-                    state.id, state.bytes
-                ),
-            ),
-            EndOutcome::Killed { reason } => ("guest_killed", reason.to_string()),
-            EndOutcome::Failed { reason, .. } => ("guest_failed", reason.to_string()),
-            EndOutcome::Declined { reason } => ("lease_declined", reason.to_string()),
-        };
-        lease.enter(self.now.mono, Stage::Ended { outcome });
-        let data = serde_json::json!({"run_ms": lease.ran.as_millis()});
-        self.record(kind, Some(&lease.key), text, data);
-        self.effects.push(Effect::ReleaseGuest {
-            lease: lease.key.clone(),
+    fn registered_terms(&mut self, reply: &RegisterReply) {
+        self.terms = Some(LeaseTerms {
+            ttl: reply.lease_ttl,
+            hold: reply.hold,
+            contact: self.now.mono,
         });
-        self.idle_since = self.now.mono;
+        self.idle_limit = reply.idle_limit;
     }
 }

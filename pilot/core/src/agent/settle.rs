@@ -7,7 +7,7 @@ use protocol::time::{Mono, Span};
 use super::want::{Stop, Want, stopped};
 use super::{Agent, Effect, Life};
 use crate::deadline::{self, Plan};
-use crate::guest::{Lease, Stage};
+use crate::guest::{Lease, Means, Stage};
 use crate::guest_words::Words;
 
 /// How long before the first eviction people are told.
@@ -102,7 +102,8 @@ impl Agent {
         let now = self.now.mono;
         let near = deadline_near(plan).filter(|near| now >= *near && self.eviction.is_none());
         let Some(near) = near else {
-            self.deadline_told = false;
+            // A plan that is refined is no news; without guests there is nothing to be told.
+            self.deadline_told &= !plan.begin.is_empty();
             return;
         };
         if self.deadline_told {
@@ -154,7 +155,7 @@ impl Agent {
         if self.eviction.is_some() || closed || !matches!(self.life, Life::Serving) {
             return Span::ZERO;
         }
-        let small = self.rates.cost(&self.settings, 128 << 20);
+        let small = self.rates.cost(128 << 20);
         deadline::useful(&self.settings, &self.clock, plan, self.now.mono, small)
     }
 
@@ -180,6 +181,7 @@ impl Agent {
     fn settle_lease(&mut self, lease: &mut Lease, plan: &Plan, writing: &mut usize) {
         let now = self.now.mono;
         let fence = self.fence(lease, plan);
+        lease.due |= plan.begin.get(&lease.key).is_some_and(|b| now >= *b);
         let hard = plan.last_kill.min(fence.kill_at);
         self.weigh_ready(lease, plan);
         let want = self.want(lease, plan, fence);
@@ -208,7 +210,10 @@ impl Agent {
                 }
             },
             Stage::Running { pausing, .. } => match want {
-                Want::Run => self.checkpoint_if_due(lease, plan, writing),
+                Want::Run => {
+                    self.checkpoint_if_due(lease, plan, writing);
+                    self.flush(lease, plan);
+                }
                 Want::Pause => {
                     if !*pausing {
                         *pausing = true;
@@ -355,6 +360,7 @@ impl Agent {
             self.closed_until = self.closed_until.max(*begin);
         }
         let was_paused = matches!(lease.stage, Stage::Paused { .. });
+        self.departs(lease, Means::Suspend, Some(cost.expected), cost.budget);
         let text = format!(
             "suspending, expected to take {}, budget {}: {reason}",
             cost.expected, cost.budget
@@ -379,6 +385,7 @@ impl Agent {
             "expected_ms": cost.expected.as_millis(),
             "budget_ms": cost.budget.as_millis(),
             "left_ms": left.as_millis(),
+            "bytes": lease.bytes_bound(),
             "run_ms": lease.ran.as_millis(),
         });
         self.record("guest_suspending", Some(&lease.key), text, data);
@@ -388,6 +395,33 @@ impl Agent {
             run: lease.ran,
             abort_at,
         });
+    }
+
+    fn flush_at(&self, lease: &Lease, plan: &Plan) -> Option<Mono> {
+        let (settings, clock, now) = (&self.settings, &self.clock, self.now.mono);
+        deadline::flush_at(settings, clock, &self.rates, plan, now, lease)
+    }
+
+    /// Has a guest's memory brought to the store ahead of its suspend, once, when it is time.
+    fn flush(&mut self, lease: &mut Lease, plan: &Plan) {
+        let now = self.now.mono;
+        if self.flush_at(lease, plan).is_none_or(|at| now < at) {
+            return;
+        }
+        lease.flushed = true;
+        let cost = plan.cost.get(&lease.key).copied().unwrap_or_default();
+        let text = format!(
+            "brings its memory to the store while it runs: a suspend would take {}",
+            cost.expected
+        );
+        let data = serde_json::json!({
+            "bytes": lease.bytes_bound(),
+            "expected_ms": cost.expected.as_millis(),
+            "budget_ms": cost.budget.as_millis(),
+        });
+        self.record("guest_flushing", Some(&lease.key), text, data);
+        let lease = lease.key.clone();
+        self.effects.push(Effect::Flush { lease });
     }
 
     fn stop(&mut self, lease: &mut Lease, hard: Mono, outcome: EndOutcome) {
@@ -404,6 +438,9 @@ impl Agent {
         if let Some(reason) = outcome.reason().map(|r| r.code) {
             let left = Span::ZERO;
             self.tell_begin(lease, Words::StopSoon { left, reason });
+        }
+        if !matches!(outcome, EndOutcome::Finished { .. }) {
+            self.departs(lease, Means::Shutdown, None, kill_at.since(now));
         }
         let stage = Stage::Stopping {
             outcome,
@@ -424,6 +461,10 @@ impl Agent {
 
     pub(super) fn kill(&mut self, lease: &mut Lease, outcome: EndOutcome) {
         let now = self.now.mono;
+        if !matches!(outcome, EndOutcome::Finished { .. }) {
+            let cost = self.settings.kill_cost;
+            self.departs(lease, Means::Kill, Some(cost), cost);
+        }
         let stage = Stage::Killing {
             outcome,
             again_at: now + self.settings.kill_repeat,
@@ -445,6 +486,7 @@ impl Agent {
         times.extend([fence.suspend_at, fence.kill_at, lease.retry_at]);
         times.extend(plan.begin.get(&lease.key));
         times.extend(self.next_telling(lease, plan));
+        times.extend(self.flush_at(lease, plan));
         if let Some(cost) = plan.cost.get(&lease.key) {
             // The last moment at which a suspend that waits for its turn may begin.
             let hard = plan.last_kill.min(fence.kill_at);

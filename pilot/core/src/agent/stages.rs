@@ -6,7 +6,7 @@ use protocol::time::Span;
 
 use super::checkpoint::Made;
 use super::{Agent, Effect, Event, ExitHow};
-use crate::guest::{Lease, LeaseKey, Stage};
+use crate::guest::{Lease, LeaseKey, Means, Stage};
 
 impl Agent {
     /// Takes a report about one lease; one about a lease that we do not have says nothing.
@@ -94,7 +94,7 @@ impl Agent {
                     self.tell_continued(lease);
                 }
             }
-            Event::Measured { bytes, .. } => lease.bytes = Some(bytes),
+            Event::Measured { bytes, .. } => lease.measured(bytes),
             Event::Console { bytes, .. } => lease.console_bytes = bytes.max(lease.console_bytes),
             Event::GuestSaid { said, .. } => self.on_said(lease, said),
             Event::Suspended {
@@ -162,6 +162,10 @@ impl Agent {
         let Some(id) = lease.key.state_id() else {
             return;
         };
+        if let Some(departure) = &mut lease.departure {
+            departure.last = Means::Suspend;
+            departure.written = Some((written, took));
+        }
         let reason = match &lease.stage {
             Stage::Suspending { reason, .. } => reason.clone(),
             // Committed in the moment in which it was given up: a state is a state.
@@ -212,6 +216,7 @@ impl Agent {
             self.end(lease, outcome);
             return;
         }
+        lease.departure = None;
         lease.failed_suspends = lease.failed_suspends.saturating_add(1);
         let pause = self
             .settings

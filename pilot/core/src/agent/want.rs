@@ -128,7 +128,7 @@ impl Agent {
             };
         }
         let begin = plan.begin.get(&lease.key);
-        let is_due = begin.is_some_and(|b| now >= *b) || self.goes_early(lease, plan);
+        let is_due = lease.due || begin.is_some_and(|b| now >= *b) || self.goes_early(lease, plan);
         if self.eviction.is_some() || is_due {
             let reason = self.eviction_reason();
             return if lease.is_suspendable() {

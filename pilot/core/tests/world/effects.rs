@@ -1,9 +1,11 @@
 //! What the agent wants is done.
 
 use pilot_core::agent::{Effect, Event};
+use pilot_core::guest::LeaseKey;
 use protocol::codes::{Reason, ReasonCode};
-use protocol::messages::RegisterReply;
+use protocol::messages::{KnownCosts, PilotEvent, RegisterReply};
 use protocol::time::Span;
+use protocol::workspace::OnEviction;
 
 use super::{Due, Guest, Vm, VmEvent, World, is_alive, wall};
 
@@ -26,6 +28,10 @@ impl World {
                         hold: Span::from_secs(self.rules.hold),
                         idle_limit: self.rules.idle_limit.map(Span::from_secs),
                         now: self.clocks().wall,
+                        costs: Some(KnownCosts {
+                            of_node: true,
+                            samples: self.rules.known.clone(),
+                        }),
                     })
                 };
                 self.later(20, Due::Report(event));
@@ -45,6 +51,7 @@ impl World {
                     attempt: 0,
                     bytes,
                     checkpoint: None,
+                    flushed: false,
                 };
                 assert!(
                     self.guests.insert(lease.clone(), guest).is_none(),
@@ -61,6 +68,17 @@ impl World {
             }
             Effect::Pause { lease } => self.later(5, Due::Vm(lease, VmEvent::Paused)),
             Effect::Continue { lease } => self.later(5, Due::Vm(lease, VmEvent::Continued)),
+            Effect::Flush { lease } => {
+                self.expect(&lease, &[Vm::Running], "flushed");
+                let policy = &self.book[&lease].order.spec.policy;
+                assert_eq!(policy.on_eviction, OnEviction::Suspend, "{self}");
+                let (rate, given) = (self.rules.rate, self.rules.flush_ms);
+                let guest = self.guests.get_mut(&lease).unwrap();
+                assert!(!guest.flushed, "{lease} is flushed twice\n{self}");
+                guest.flushed = true;
+                let ms = given.unwrap_or(guest.bytes * 1000 / rate);
+                self.later(ms, Due::Vm(lease, VmEvent::Flushed));
+            }
             Effect::Suspend { lease, state, .. } => {
                 self.expect(&lease, &[Vm::Running, Vm::Paused, Vm::Gone], "suspended");
                 assert_eq!(state.as_str(), lease.to_string());
@@ -73,7 +91,9 @@ impl World {
                 guest.attempt += 1;
                 let (attempt, bytes) = (guest.attempt, guest.bytes);
                 let took = 30 + bytes * 1000 / self.rules.rate;
-                if fails {
+                if self.rules.broken == Some(lease.workspace.as_str()) {
+                    self.later(2000, Due::Vm(lease, VmEvent::Broken(attempt)));
+                } else if fails {
                     guest.vm = Vm::Running;
                     let event = Event::SuspendFailed {
                         lease,
@@ -148,7 +168,7 @@ impl World {
             Effect::Tell { lease, words } => {
                 self.told.push((self.now, lease, words.to_string()));
             }
-            Effect::Record(_) => {}
+            Effect::Record(event) => self.recorded(event),
             Effect::CleanUp => {
                 assert!(self.clean_up_at.is_none(), "cleaned up twice\n{self}");
                 self.clean_up_at = Some(self.now);
@@ -168,6 +188,28 @@ impl World {
                 assert!(self.cleaned, "it leaves without cleaning up\n{self}");
                 self.exit = Some((code, reason));
             }
+        }
+    }
+
+    /// Of every guest that had to go it is recorded once what was foreseen and what came of it.
+    fn recorded(&mut self, event: PilotEvent) {
+        let lease = event.workspace.zip(event.generation);
+        let lease = lease.map(|(workspace, generation)| LeaseKey {
+            workspace,
+            generation,
+        });
+        match (event.kind.as_str(), lease) {
+            ("guest_evicted", Some(lease)) => {
+                for key in ["means", "outcome", "budget_ms", "actual_ms", "left_ms"] {
+                    assert!(!event.data[key].is_null(), "no {key} in {}", event.data);
+                }
+                let before = self.evicted.insert(lease.clone(), event.data);
+                assert!(before.is_none(), "{lease} is evicted twice\n{self}");
+            }
+            ("guest_finished", Some(lease)) => {
+                assert!(!self.evicted.contains_key(&lease), "{lease}\n{self}");
+            }
+            _ => {}
         }
     }
 }

@@ -130,6 +130,14 @@ impl World {
             }
             (VmEvent::Started, Vm::Starting) => {
                 guest.vm = Vm::Running;
+                if self.rules.measures {
+                    let bytes = guest.bytes;
+                    let event = Event::Measured {
+                        lease: lease.clone(),
+                        bytes,
+                    };
+                    self.later(10, Due::Report(event));
+                }
                 Event::Running { lease }
             }
             (VmEvent::Paused, Vm::Running) => {
@@ -176,6 +184,19 @@ impl World {
                     reason: Reason::new(ReasonCode::SuspendTooSlow, "called off"),
                     guest_alive: true,
                 }
+            }
+            (VmEvent::Broken(attempt), Vm::Suspending) if attempt == guest.attempt => {
+                guest.vm = Vm::Running;
+                Event::SuspendFailed {
+                    lease,
+                    reason: Reason::new(ReasonCode::DiskFull, "no space"),
+                    guest_alive: true,
+                }
+            }
+            (VmEvent::Flushed, Vm::Running | Vm::Paused) => {
+                guest.bytes /= 100; // what has changed since
+                let bytes = guest.bytes;
+                Event::Measured { lease, bytes }
             }
             (VmEvent::PoweredOff, Vm::Running) => {
                 guest.vm = Vm::Gone;

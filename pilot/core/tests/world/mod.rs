@@ -25,6 +25,7 @@ use protocol::lease::{EndOutcome, Goal, LeasePhase, Order, StateRef};
 use protocol::messages::SyncRequest;
 use protocol::resources::Resources;
 use protocol::slot::{HostFacts, SlotFacts};
+use protocol::suspend_cost::Sample;
 use protocol::time::{Mono, Span, Timestamp};
 
 pub use specs::{spec, wall, with_checkpoints, with_policy};
@@ -50,6 +51,14 @@ pub struct Rules {
     pub obedient: bool,
     /// The LRM answers the broker.
     pub watched: bool,
+    /// The suspends of this workspace always fail, after two seconds.
+    pub broken: Option<&'static str>,
+    /// It is measured what suspends have to write.
+    pub measures: bool,
+    /// How long a flush takes; as long as its bytes need when not set.
+    pub flush_ms: Option<u64>,
+    /// What suspends have cost before.
+    pub known: Vec<Sample>,
     pub seed: u64,
 }
 
@@ -67,6 +76,10 @@ impl Default for Rules {
             answers_lost: 0,
             obedient: true,
             watched: false,
+            broken: None,
+            measures: false,
+            flush_ms: None,
+            known: Vec::new(),
             seed: 1,
         }
     }
@@ -93,6 +106,7 @@ struct Guest {
     bytes: u64,
     /// The checkpoint that is being made.
     checkpoint: Option<(StateId, Span)>,
+    flushed: bool,
 }
 
 fn is_alive(guest: &Guest) -> bool {
@@ -127,6 +141,8 @@ enum VmEvent {
     Suspended(u64, u64),
     Checkpointed(u64, u64),
     CalledOff,
+    Broken(u64),
+    Flushed,
     PoweredOff,
     Dead,
 }
@@ -163,6 +179,8 @@ pub struct World {
     pub exit: Option<(i32, Reason)>,
     /// What the guests were told, and when.
     pub told: Vec<(u64, LeaseKey, String)>,
+    /// What was recorded of guests that were got rid of.
+    pub evicted: BTreeMap<LeaseKey, serde_json::Value>,
     pub log: Vec<String>,
     pub syncs: u64,
     random: u64,
@@ -232,6 +250,7 @@ impl World {
             cleaned: false,
             exit: None,
             told: Vec::new(),
+            evicted: BTreeMap::new(),
             log: Vec::new(),
             syncs: 0,
             random,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use pilot_core::guest::{LeaseKey, Stage};
+use protocol::lease::EndOutcome;
 use protocol::time::Mono;
 use protocol::workspace::AdvanceTo;
 
@@ -89,6 +90,18 @@ impl World {
                 self.agent.leases().all(|l| !l.is_alive()),
                 "a lease has no end\n{self}"
             );
+            for lease in self.agent.leases() {
+                if let Stage::Ended {
+                    outcome: EndOutcome::Suspended { .. },
+                } = &lease.stage
+                {
+                    let key = &lease.key;
+                    assert!(
+                        self.evicted.contains_key(key),
+                        "{key} is not evicted\n{self}"
+                    );
+                }
+            }
         } else if self.now > kill_at.as_millis() + 1000 {
             assert!(self.cleaned, "still here after the kill time\n{self}");
         }

@@ -4,19 +4,16 @@
 //! The state's temporary directory is in the journal before it exists, and is said to be gone when
 //! it is. Meanwhile only what ends it is listened to.
 
-use std::path::PathBuf;
 use std::pin::pin;
 
 use pilot_core::agent::{Event, ExitHow};
 use protocol::codes::{Reason, ReasonCode};
 
-use super::{GuestTask, Order, Over, Save, exit_how, said};
-use crate::broker_client::chain;
+use super::{GuestTask, Order, Over, Save, exit_how};
 use crate::clock;
 use crate::hypervisor::{
     Guest, GuestEvent, GuestEvents, SuspendError, SuspendOrder, Suspended, WhenLate,
 };
-use crate::journal::{Entry, What};
 
 /// What became of a state that was to be made.
 struct Saved {
@@ -101,18 +98,16 @@ impl GuestTask {
 
     /// Has a state made, listening to what would end that.
     async fn save(&mut self, guest: &Guest, save: Save, when_late: WhenLate) -> Saved {
-        let (path, entry) = match self.intend_state(&save) {
-            Ok(intended) => intended,
-            Err(text) => {
-                return Saved {
-                    result: Err(SuspendError {
-                        reason: Reason::new(ReasonCode::SuspendFailed, text),
-                        guest_alive: true,
-                    }),
-                    killed: false,
-                };
-            }
-        };
+        if let Err(text) = self.begin_state(&save.state) {
+            return Saved {
+                result: Err(SuspendError {
+                    reason: Reason::new(ReasonCode::SuspendFailed, text),
+                    guest_alive: true,
+                }),
+                killed: false,
+            };
+        }
+        let state = save.state.clone();
         let order = SuspendOrder {
             state: save.state,
             run: save.run,
@@ -149,23 +144,16 @@ impl GuestTask {
                         | Order::Pause
                         | Order::Continue
                         | Order::Shutdown
+                        | Order::Flush
                         | Order::Suspend(_)
                         | Order::Checkpoint(_),
                     ) => {}
                 },
             }
         };
-        if tokio::fs::symlink_metadata(&path).await.is_err() {
-            said(entry.gone());
-        }
+        // A flush that goes on after a checkpoint has its own.
+        self.settle_states(Some(&state)).await;
         Saved { result, killed }
-    }
-
-    fn intend_state(&self, save: &Save) -> Result<(PathBuf, Entry), String> {
-        let path = self.tools.hypervisor.state_tmp(&save.state);
-        let what = What::StoreTmp { path: path.clone() };
-        let entry = self.tools.journal.intend(what).map_err(|e| chain(&e))?;
-        Ok((path, entry))
     }
 }
 

@@ -64,8 +64,8 @@ impl QemuGuest {
         let made = self
             .save(SuspendOrder { when_late, ..order }, After::GoesOn)
             .await;
-        if flushed {
-            self.flush();
+        if flushed && let Err(e) = self.flush() {
+            tracing::debug!(error = %e, "no flush is begun again after a checkpoint");
         }
         made
     }

@@ -25,6 +25,7 @@ use tokio::time::sleep;
 use super::guest::{DEVICE_BYTES, QemuGuest, Running};
 use super::suspend::to_be_copied;
 use super::tracker::Tracker;
+use crate::hypervisor::errors::ControlError;
 use crate::hypervisor::memory::GuestMemory;
 use crate::hypervisor::offload::offload;
 use crate::hypervisor::stage::MEMORY;
@@ -99,11 +100,15 @@ enum Pass {
 impl QemuGuest {
     /// Begins to bring the memory of the running guest to the store, and goes on with it until its
     /// suspend or its end. Idempotent. Where it can't be done, the suspend does without.
-    pub(in crate::hypervisor) fn flush(&self) {
+    pub(in crate::hypervisor) fn flush(&self) -> Result<(), ControlError> {
         let running = Arc::clone(&self.0);
+        if running.shared.exit.borrow().is_some() {
+            return Err(ControlError::Gone);
+        }
         if !running.flush.on.swap(true, Ordering::AcqRel) {
             tokio::spawn(async move { running.keep_flushing().await });
         }
+        Ok(())
     }
 }
 
