@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pilot_core::guest::LeaseKey;
-use protocol::ids::{StateId, WorkspaceId};
+use protocol::ids::{Generation, StateId, WorkspaceId};
 use protocol::time::{Span, Timestamp};
 
 /// Which pilot process.
@@ -17,6 +17,12 @@ pub struct Guest {
     pub ran: Span,
     /// Executes since then; none while it stands still.
     pub since: Option<Timestamp>,
+    /// What a suspend of it writes.
+    pub bytes: u64,
+    /// When it first executed here.
+    pub up: Option<Timestamp>,
+    /// The broker has had no such lease since then.
+    pub unowned: Option<Timestamp>,
     /// Changes whenever it starts or stops executing, so that plans for it can be dropped.
     pub turn: u64,
 }
@@ -38,7 +44,7 @@ pub struct SavedState {
 }
 
 /// All that is really there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Truth {
     /// Guests by pilot and lease.
     pub guests: BTreeMap<(PilotNumber, LeaseKey), Guest>,
@@ -47,6 +53,20 @@ pub struct Truth {
     /// States that a pilot deleted when it was told to.
     pub discarded: BTreeSet<StateId>,
     alive: BTreeMap<WorkspaceId, u32>,
+    /// Before all ids of workspaces.
+    least: WorkspaceId,
+}
+
+impl Default for Truth {
+    fn default() -> Self {
+        Self {
+            guests: BTreeMap::new(),
+            states: BTreeMap::new(),
+            discarded: BTreeSet::new(),
+            alive: BTreeMap::new(),
+            least: WorkspaceId::new("0").expect("an id"),
+        }
+    }
 }
 
 impl Truth {
@@ -64,16 +84,23 @@ impl Truth {
         let gone = self.guests.remove(&(pilot, lease.clone()))?;
         if let Some(count) = self.alive.get_mut(&lease.workspace) {
             *count -= 1;
+            if *count == 0 {
+                self.alive.remove(&lease.workspace);
+            }
         }
         Some(gone)
     }
 
     /// All guests of a pilot.
     pub fn guests_of(&self, pilot: PilotNumber) -> Vec<LeaseKey> {
+        let none = LeaseKey {
+            workspace: self.least.clone(),
+            generation: Generation(0),
+        };
         self.guests
-            .keys()
-            .filter(|(p, _)| *p == pilot)
-            .map(|(_, lease)| lease.clone())
+            .range((pilot, none)..)
+            .take_while(|((p, _), _)| *p == pilot)
+            .map(|((_, lease), _)| lease.clone())
             .collect()
     }
 }
