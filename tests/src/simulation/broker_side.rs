@@ -148,10 +148,12 @@ impl BrokerSide {
         self.config.lease_ttl + self.config.lease_margin
     }
 
-    /// How long the broker holds a sync at most, and a little.
-    pub(super) fn contact_gap(&self) -> Span {
+    /// What is left of a lease at least while its pilot and the broker hear each other: a sync is
+    /// held for a while, and its answer takes a moment.
+    pub(super) fn least_left(&self) -> Span {
         let third = Span::from_millis(self.config.lease_ttl.as_millis() / 3);
-        self.config.hold.min(third) + Span::from_secs(3)
+        let held = self.config.hold.min(third) + Span::from_secs(3);
+        self.config.lease_ttl.minus(held)
     }
 
     /// A point of the world's time on the broker's clock.

@@ -55,8 +55,6 @@ pub struct Pilot {
     pub(super) told: Option<Timestamp>,
     /// When its kill time last came nearer.
     pub(super) known_since: Timestamp,
-    /// When it last had an answer of the broker.
-    pub(super) answered: Timestamp,
     /// When it was gone.
     pub(super) ended: Option<Timestamp>,
     /// The last fault that can have cost it time.
@@ -122,7 +120,6 @@ impl World {
             tick: None,
             told: None,
             known_since: self.now,
-            answered: self.now,
             ended: None,
             excuse: None,
             budgets: BTreeMap::new(),
@@ -185,12 +182,6 @@ impl World {
             let later = p.stopped_until.since(world) + Span::from_millis(1);
             self.plan(later, Coming::Pilot(pilot, Box::new(event)));
             return Ok(());
-        }
-        if matches!(
-            event,
-            agent::Event::Registered(_) | agent::Event::SyncAnswered { .. }
-        ) {
-            p.answered = world;
         }
         let kill_at = agent.clock().kill_at();
         let effects = agent.step(now, event);

@@ -67,6 +67,8 @@ pub struct Kills {
     pub unstarted: u32,
     /// The time from when the end was known was less than what their suspends would have needed.
     pub no_time: u32,
+    /// Of those, the ones that a planner which knew the node's rate could have suspended.
+    pub avoidable: u32,
     /// A fault explains it.
     pub excused: u32,
     /// With their pilot.
@@ -149,13 +151,14 @@ impl fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "  {} guests killed: {} as was wanted, {} before they were up, {} with their pilot, {} by a fault, {} for want of time",
+            "  {} guests killed: {} as was wanted, {} before they were up, {} with their pilot, {} by a fault, {} for want of time ({} with the rate known in advance would not)",
             k.total(),
             k.wanted,
             k.unstarted,
             k.with_pilot,
             k.excused,
-            k.no_time
+            k.no_time,
+            k.avoidable
         )?;
         writeln!(
             f,
