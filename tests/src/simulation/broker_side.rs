@@ -8,14 +8,14 @@ use broker_core::{
 };
 use pilot_core::agent;
 use protocol::codes::ErrorCode;
-use protocol::ids::{Incarnation, PilotBoot, SubmitKey, WorkspaceId};
+use protocol::ids::{Incarnation, PilotBoot, SiteName, SubmitKey, WorkspaceId};
 use protocol::lrm::PilotJob;
 use protocol::slot_file::{BrokerAccess, HypervisorKind, HypervisorSection};
 use protocol::time::{Span, Timestamp};
 use protocol::workspace::WorkspaceState;
 
-use super::lrm_side::Site;
 use super::fault::Fault;
+use super::lrm_side::Site;
 use super::options::{Break, Promise, Violation};
 use super::truth::PilotNumber;
 use super::wire::Wire;
@@ -99,6 +99,11 @@ impl Store {
     /// The live leases.
     pub(super) fn leases(&self) -> impl Iterator<Item = &LeaseRecord> {
         self.all.leases.values().flatten()
+    }
+
+    /// True while the broker submits nothing to a site until somebody has looked.
+    pub(super) fn is_paused(&self, site: &SiteName) -> bool {
+        (self.all.sites.get(site)).is_some_and(|s| s.paused.is_some())
     }
 
     /// The live lease of a workspace.
@@ -186,8 +191,8 @@ impl World {
         let admin = Caller::Admin(super::users::owner(1));
         let id = request.and_then(|r| WorkspaceId::new(r).ok());
         let of_request = id.and_then(|id| core.explain(self.broker.clock(self.now), &admin, &id));
-        let of_sites =
-            (self.sites.iter()).filter_map(|s| core.explain_site(self.broker.clock(self.now), &s.config.name));
+        let of_sites = (self.sites.iter())
+            .filter_map(|s| core.explain_site(self.broker.clock(self.now), &s.config.name));
         let lrm = (self.sites.iter()).flat_map(|s| {
             let jobs = (s.model.jobs())
                 .filter(|j| !j.is_over())

@@ -115,18 +115,14 @@ impl World {
             self.summary.overruns += 1;
             return Ok(());
         }
-        let what = format!(
-            "pilot {pilot} was still there at the LRM's SIGKILL, {had} after it was told"
-        );
+        let what =
+            format!("pilot {pilot} was still there at the LRM's SIGKILL, {had} after it was told");
         Err(self.violation(Promise::InTime, &what, &self.names_of(pilot)))
     }
 
     /// The names under which the story speaks of a pilot.
     pub(super) fn names_of(&self, pilot: PilotNumber) -> Vec<String> {
-        vec![
-            format!("pilot {pilot}"),
-            self.pilots[pilot].key.to_string(),
-        ]
+        vec![format!("pilot {pilot}"), self.pilots[pilot].key.to_string()]
     }
 
     /// Promise 1: a pilot leaves no guest behind.

@@ -79,11 +79,7 @@ impl World {
 
     /// A guest is about to be shut down or killed. If it was to be suspended and the time since its
     /// end was known would have been enough for all guests there, a fault must explain it.
-    pub(super) fn check_worth_a_state(
-        &mut self,
-        pilot: PilotNumber,
-        lease: &LeaseKey,
-    ) -> Checked {
+    pub(super) fn check_worth_a_state(&mut self, pilot: PilotNumber, lease: &LeaseKey) -> Checked {
         let there = self.truth.guests.get(&(pilot, lease.clone()));
         let (Some(guest), false) = (there, self.pilots[pilot].judged.contains(lease)) else {
             return Ok(());

@@ -64,9 +64,7 @@ impl Site {
                     // With every third seed each job is of two nodes.
                     nodes: if options.seed % 3 == 2 { 2 } else { 1 },
                     walltime_min: Span::from_mins(10),
-                    walltime_max: Span::from_mins(
-                        chance.between(size.walltime.0, size.walltime.1),
-                    ),
+                    walltime_max: Span::from_mins(chance.between(size.walltime.0, size.walltime.1)),
                     notice: measured.guaranteed_notice(Launch::Step),
                     margin: Span::from_secs(2),
                     overhead: Span::from_secs(20),
@@ -246,7 +244,7 @@ impl World {
         site: usize,
         command: Command,
     ) -> Result<(), Box<Violation>> {
-        let silent = self.lrm_is_silent(site);
+        let silent = self.sites[site].silent_until > self.now;
         let answered = Span::from_millis(self.chance.between(10, 400));
         let timeout = Span::from_secs(30);
         let (event, after) = match command {
@@ -389,8 +387,22 @@ impl World {
         self.sites[site].silent_until > self.now
     }
 
+    /// After so many failures that the broker has stopped to submit, somebody looks after a while.
+    fn administrator_looks(&mut self, site: usize) {
+        let name = self.sites[site].config.name.clone();
+        let pace = self.size.pace.max(1);
+        if self.broker.records.is_paused(&name) && self.chance.happens(200 / pace, 100) {
+            let by = broker_core::Caller::Admin(super::users::owner(1));
+            let event = BrokerEvent::Undrain { site: name, by };
+            self.tell(|| format!("an administrator lets site {site} get pilots again"));
+            let after = Span::from_millis(5);
+            self.plan(after, Coming::Broker(Box::new(event), Sender::Nobody));
+        }
+    }
+
     /// The site's own users and administrators do something.
     pub(super) fn site_lives(&mut self, site: usize) -> Result<(), Box<Violation>> {
+        self.administrator_looks(site);
         let running: Vec<JobNumber> = self.sites[site]
             .model
             .jobs()

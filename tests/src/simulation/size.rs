@@ -26,6 +26,8 @@ pub struct Size {
     pub max_queued: u32,
     /// The site's limit of running pilot jobs.
     pub max_running: u32,
+    /// So many open requests keep all sites busy.
+    pub busy: usize,
     /// Most requests that come at once.
     pub burst: u64,
     /// How much faster than at a small site things happen at each.
@@ -56,6 +58,7 @@ impl Size {
                 walltime: (20, 60),
                 max_queued: 3 * times,
                 max_running: 8 * times,
+                busy: 30 * usize::try_from(n).unwrap_or(1),
                 burst: 8 * n,
                 pace: n,
                 ids: 200 * n,
@@ -72,9 +75,10 @@ impl Size {
                 disk_mib: 100_000,
                 ..room(8)
             },
-            walltime: (60, 180),
+            walltime: (40, 120),
             max_queued: 4 * (times / sites).max(1),
             max_running: 8 * (times / sites).max(1),
+            busy: 30 * usize::try_from(times).unwrap_or(1),
             burst: 8 * u64::from(times),
             pace,
             ids: 2000,

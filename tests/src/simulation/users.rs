@@ -87,8 +87,10 @@ impl World {
     }
 
     pub(super) fn user_acts(&mut self) -> Result<(), Box<Violation>> {
-        let more =
-            self.users.sent < self.options.requests || self.summary.slots < self.options.slots;
+        // When all have been sent and more slots are to be given, no more than these can use.
+        let idle = self.users.open.len() < self.size.busy;
+        let more = self.users.sent < self.options.requests
+            || (self.summary.slots < self.options.slots && idle);
         if more {
             for _ in 0..self.chance.between(1, self.size.burst) {
                 self.user_submits();

@@ -12,8 +12,8 @@ use protocol::time::{Span, Timestamp};
 
 use super::broker_side::BrokerSide;
 use super::chance::Chance;
-use super::lrm_side::Site;
 use super::fault::Fault;
+use super::lrm_side::Site;
 use super::options::{Break, Options, Promise, Violation};
 use super::pilot_side::Pilot;
 use super::size::Size;
