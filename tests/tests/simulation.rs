@@ -48,19 +48,16 @@ fn promises_hold_under_htcondor_and_slurm() {
 }
 
 #[test]
-fn promises_hold_when_everything_goes_wrong_three_times_as_often() {
-    // Each of these is small: with so many faults a request takes long.
+fn promises_hold_when_everything_goes_wrong_twice_as_often() {
     let mut faults = Faults::default();
-    for seed in 20..24 {
+    for seed in 20..22 {
         let options = Options {
-            slots: 60,
-            requests: 100,
-            faults: 300,
+            slots: 100,
+            requests: 200,
+            faults: 200,
             ..options(seed)
         };
-        let summary = run(options).unwrap_or_else(|violation| panic!("{violation}"));
-        println!("seed {seed}: {summary}");
-        faults.add(&summary.faults);
+        faults.add(&passes(options).faults);
     }
     for fault in Fault::ALL {
         assert!(faults.of(*fault) > 0, "never: {}", fault.text());

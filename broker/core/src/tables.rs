@@ -14,8 +14,8 @@ use protocol::workspace::WorkspaceState;
 use crate::changes::{Changes, Forgotten, Records};
 use crate::queue::Queue;
 use crate::records::{
-    DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log, Meta, PilotRecord, SiteRecord,
-    WorkspaceRecord,
+    CancelProgress, DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log, Meta,
+    PilotRecord, SiteRecord, WorkspaceRecord,
 };
 
 /// What one owner has.
@@ -60,6 +60,8 @@ pub(crate) struct Tables {
     pub(crate) lease_due: BTreeSet<(Timestamp, WorkspaceId)>,
     pub(crate) pilots: BTreeMap<SubmitKey, PilotRecord>,
     live: BTreeMap<SiteName, BTreeSet<SubmitKey>>,
+    /// How many pilot jobs wait in a queue and may be found to be too many.
+    pub(crate) waiting: usize,
     pub(crate) pilot_due: BTreeSet<(Timestamp, SubmitKey)>,
     pub(crate) sites: BTreeMap<SiteName, SiteRecord>,
     pub(crate) idempotency: BTreeMap<(UserName, IdempotencyKey), IdempotencyRecord>,
@@ -88,6 +90,11 @@ pub(crate) fn is_live(p: &PilotRecord) -> bool {
     p.state != PilotState::Ended || (left && !over_in_lrm())
 }
 
+/// True while a pilot job waits in the LRM's queue and nobody has asked it back.
+fn waits(p: &PilotRecord) -> bool {
+    p.state == PilotState::Queued && p.cancel == CancelProgress::No && !p.by_hand
+}
+
 impl Tables {
     pub(crate) fn load(config: crate::BrokerConfig, due_of: DueOf, records: Records) -> Self {
         let mut t = Self {
@@ -103,6 +110,7 @@ impl Tables {
             lease_due: BTreeSet::new(),
             pilots: BTreeMap::new(),
             live: BTreeMap::new(),
+            waiting: 0,
             pilot_due: BTreeSet::new(),
             sites: BTreeMap::new(),
             idempotency: BTreeMap::new(),
@@ -297,6 +305,7 @@ impl Tables {
                 .or_default()
                 .insert(p.key.clone());
         }
+        self.waiting += usize::from(waits(&p));
         if let Some(due) = (self.due_of)(&self.config, &p) {
             self.pilot_due.insert((due, p.key.clone()));
         }
@@ -309,7 +318,9 @@ impl Tables {
             return;
         };
         let (was_live, was_due) = (is_live(p), (self.due_of)(&self.config, p));
+        let waited = waits(p);
         change(p);
+        self.waiting = self.waiting + usize::from(waits(p)) - usize::from(waited);
         let (live, due) = (is_live(p), (self.due_of)(&self.config, p));
         if live != was_live {
             let keys = self.live.entry(p.site.clone()).or_default();
@@ -332,7 +343,8 @@ impl Tables {
 
     /// Forgets a pilot job that has ended and counts nowhere any more, with its log.
     pub(crate) fn forget_pilot(&mut self, key: &SubmitKey) {
-        if self.pilots.remove(key).is_some() {
+        if let Some(p) = self.pilots.remove(key) {
+            self.waiting -= usize::from(waits(&p));
             self.touched.forgotten.pilots.insert(key.clone());
         }
     }

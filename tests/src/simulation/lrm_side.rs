@@ -101,7 +101,10 @@ impl World {
 
     /// The id by which a batch system calls its job. There are not many: they come again.
     pub(super) fn lrm_id(&self, job: JobNumber) -> LrmJobId {
-        let number = job.0 % self.size.ids + 1;
+        let number = match self.options.faults {
+            0 => job.0,
+            _ => job.0 % self.size.ids + 1,
+        };
         LrmJobId::new(&number.to_string()).expect("digits")
     }
 
@@ -261,7 +264,7 @@ impl World {
                     request.rerunnable = self.chance.happens(500, 100);
                     match self.lrm_step(site, Event::Submit(request))? {
                         Answer::Submitted(number) => {
-                            if number.0 > self.size.ids {
+                            if self.options.faults > 0 && number.0 > self.size.ids {
                                 self.summary.faults.count(Fault::IdReused);
                             }
                             if silent || self.fault(Fault::SubmitUnanswered, 40) {

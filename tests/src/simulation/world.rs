@@ -207,10 +207,11 @@ impl World {
                 continue;
             };
             self.now = self.now.max(at);
-            if self.now.since(BEGIN) > PATIENCE {
+            if self.now.since(BEGIN) > self.patience() {
                 let open = self.open_requests();
                 let what = format!(
-                    "stuck after {PATIENCE} with {} open requests\n{}",
+                    "stuck after {} with {} open requests\n{}",
+                    self.patience(),
                     open.len(),
                     self.explain(open.first())
                 );
@@ -225,6 +226,11 @@ impl World {
         self.summary.actual_of_budget = Spread::of(std::mem::take(&mut self.actual));
         self.summary.learned_budget_of_actual = Spread::of(std::mem::take(&mut self.learned));
         Ok(self.summary.clone())
+    }
+
+    /// The more goes wrong, the longer a request takes.
+    fn patience(&self) -> Span {
+        PATIENCE.times(self.options.faults.div_ceil(100).max(1))
     }
 
     fn happen(&mut self, coming: Coming) -> Result<(), Box<Violation>> {
