@@ -354,6 +354,7 @@ fn the_lrm_is_asked_on_the_node_only_where_the_broker_does_not_hear_from_it() {
 fn a_guest_is_not_given_up_for_a_reserve_that_nobody_needs() {
     let mut w = World::new(Rules {
         rate: 110_000_000,
+        notice: 5,
         ..Rules::default()
     });
     let expendable = |memory| with_policy(spec(memory, 3600), OnEviction::Suspend, true);
