@@ -8,6 +8,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod explore;
 pub mod harness;
 pub mod peers;
 pub mod requests;

@@ -48,7 +48,8 @@ fn is_own_state(
 impl Broker {
     /// Gives a queued workspace to the pilot that is registered for `key`.
     pub(crate) fn grant(&mut self, now: Timestamp, key: &SubmitKey, id: &WorkspaceId) {
-        let expiry = now + self.config().lease_ttl;
+        let ttl = self.config().lease_ttl;
+        let expiry = now + ttl;
         let Some(slot) = self.tables.pilots.get(key).and_then(|p| p.slot.as_ref()) else {
             return;
         };
@@ -69,6 +70,7 @@ impl Broker {
                 node: facts.node.clone(),
                 granted: now,
                 expiry,
+                life: Some(ttl),
                 phase: None,
                 run: w.run,
                 run_before: w.run,

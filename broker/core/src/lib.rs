@@ -14,7 +14,7 @@
 //!    from what the store has. All state is in the records.
 //! 3. `now` never goes back and does not jump: a wall clock read once and then advanced by the
 //!    monotonic clock. After [`Broker::load`] in a new process, the first event is
-//!    [`Event::Started`].
+//!    [`Event::Started`]; there the clock may have been set, to either side.
 //!
 //! Nothing here reads a clock, draws a random number or does I/O.
 #![forbid(unsafe_code)]
@@ -42,6 +42,7 @@ mod queue;
 pub mod records;
 mod register;
 mod request;
+mod restart;
 mod site;
 mod state;
 mod sync;

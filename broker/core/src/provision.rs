@@ -375,8 +375,7 @@ impl Broker {
     /// True while a pilot job waits that nobody has asked back. Nothing of its own may be due while it
     /// does, and without a tick none would be found to be too many.
     pub(crate) fn may_be_surplus(&self) -> bool {
-        let mut live = (self.config().sites.iter()).flat_map(|s| self.tables.live(&s.name));
-        live.any(|p| p.state == PilotState::Queued && p.cancel == CancelProgress::No && !p.by_hand)
+        self.tables.waiting > 0
     }
 
     /// Withdraws queued pilots that there is no work for any more, the youngest first.

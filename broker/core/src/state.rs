@@ -97,12 +97,7 @@ impl Broker {
     }
 
     fn started(&mut self, now: Timestamp) -> Reply {
-        let ids: Vec<_> = self.tables.leases.keys().cloned().collect();
-        let expiry = now + self.tables.config.lease_ttl;
-        for id in ids {
-            self.tables
-                .edit_lease(&id, |l| l.expiry = l.expiry.max(expiry));
-        }
+        self.take_over(now);
         self.look_up_unanswered_submits(now);
         self.tick(now)
     }

@@ -15,8 +15,8 @@ use protocol::workspace::WorkspaceState;
 use crate::changes::{Changes, Forgotten, Records};
 use crate::queue::Queue;
 use crate::records::{
-    CostRecord, DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log, Meta, PilotRecord,
-    SiteRecord, WorkspaceRecord,
+    CancelProgress, CostRecord, DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log,
+    Meta, PilotRecord, SiteRecord, WorkspaceRecord,
 };
 
 /// What one owner has.
@@ -62,6 +62,8 @@ pub(crate) struct Tables {
     pub(crate) lease_due: BTreeSet<(Timestamp, WorkspaceId)>,
     pub(crate) pilots: BTreeMap<SubmitKey, PilotRecord>,
     live: BTreeMap<SiteName, BTreeSet<SubmitKey>>,
+    /// How many pilot jobs wait in a queue and may be found to be too many.
+    pub(crate) waiting: usize,
     pub(crate) pilot_due: BTreeSet<(Timestamp, SubmitKey)>,
     pub(crate) sites: BTreeMap<SiteName, SiteRecord>,
     pub(crate) costs: BTreeMap<(SiteName, NodeName), CostRecord>,
@@ -93,6 +95,11 @@ pub(crate) fn is_live(p: &PilotRecord) -> bool {
     p.state != PilotState::Ended || (left && !over_in_lrm())
 }
 
+/// True while a pilot job waits in the LRM's queue and nobody has asked it back.
+fn waits(p: &PilotRecord) -> bool {
+    p.state == PilotState::Queued && p.cancel == CancelProgress::No && !p.by_hand
+}
+
 impl Tables {
     pub(crate) fn load(config: crate::BrokerConfig, due_of: DueOf, records: Records) -> Self {
         let mut t = Self {
@@ -108,6 +115,7 @@ impl Tables {
             lease_due: BTreeSet::new(),
             pilots: BTreeMap::new(),
             live: BTreeMap::new(),
+            waiting: 0,
             pilot_due: BTreeSet::new(),
             sites: BTreeMap::new(),
             costs: BTreeMap::new(),
@@ -310,6 +318,7 @@ impl Tables {
                 .or_default()
                 .insert(p.key.clone());
         }
+        self.waiting += usize::from(waits(&p));
         if let Some(due) = (self.due_of)(&self.config, &p) {
             self.pilot_due.insert((due, p.key.clone()));
         }
@@ -322,7 +331,9 @@ impl Tables {
             return;
         };
         let (was_live, was_due) = (is_live(p), (self.due_of)(&self.config, p));
+        let waited = waits(p);
         change(p);
+        self.waiting = self.waiting + usize::from(waits(p)) - usize::from(waited);
         let (live, due) = (is_live(p), (self.due_of)(&self.config, p));
         if live != was_live {
             let keys = self.live.entry(p.site.clone()).or_default();
@@ -345,7 +356,8 @@ impl Tables {
 
     /// Forgets a pilot job that has ended and counts nowhere any more, with its log.
     pub(crate) fn forget_pilot(&mut self, key: &SubmitKey) {
-        if self.pilots.remove(key).is_some() {
+        if let Some(p) = self.pilots.remove(key) {
+            self.waiting -= usize::from(waits(&p));
             self.touched.forgotten.pilots.insert(key.clone());
         }
     }

@@ -347,3 +347,20 @@ fn the_lrm_is_asked_on_the_node_only_where_the_broker_does_not_hear_from_it() {
     // Every answer is lost.
     assert!(probes(true, 1) >= 18, "the broker is silent");
 }
+
+/// A first measurement is planned with at half of it. That makes the guest that still waits look
+/// too expensive for the time that is left; by the rate that was measured it is not.
+#[test]
+fn a_guest_is_not_given_up_for_a_reserve_that_nobody_needs() {
+    let mut w = World::new(Rules {
+        rate: 110_000_000,
+        notice: 5,
+        ..Rules::default()
+    });
+    let expendable = |memory| with_policy(spec(memory, 3600), OnEviction::Suspend, true);
+    let small = w.grant("small", expendable(512));
+    let large = w.grant("large", expendable(2048));
+    w.run_to_end();
+    assert!(is_suspended(w.outcome(&small)), "{w}");
+    assert!(is_suspended(w.outcome(&large)), "{w}");
+}

@@ -2,22 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use broker_core::records::Meta;
+use broker_core::records::{LeaseRecord, Log, Meta};
 use broker_core::{
     Broker, BrokerConfig, Caller, Changes, Effect, Event, Records, Reply, Step, SyncDecision,
 };
 use pilot_core::agent;
 use protocol::codes::ErrorCode;
-use protocol::ids::{Incarnation, PilotBoot, SubmitKey, WorkspaceId};
+use protocol::ids::{Incarnation, PilotBoot, SiteName, SubmitKey, WorkspaceId};
 use protocol::lrm::PilotJob;
 use protocol::slot_file::{BrokerAccess, HypervisorKind, HypervisorSection};
 use protocol::time::{Span, Timestamp};
 use protocol::workspace::WorkspaceState;
 
+use super::fault::Fault;
 use super::lrm_side::Site;
-use super::options::Violation;
-use super::pilot_side::Wire;
+use super::options::{Break, Promise, Violation};
 use super::truth::PilotNumber;
+use super::wire::Wire;
 use super::world::{Coming, Command, Sender, World};
 
 /// A sync whose answer is held back.
@@ -40,6 +41,12 @@ pub struct BrokerSide {
     pub(super) records: Store,
     held: BTreeMap<SubmitKey, Held>,
     tick: Option<Timestamp>,
+    /// The next step that changes something is its last.
+    doomed: bool,
+    /// When it came up.
+    pub(super) up_since: Timestamp,
+    /// How much its clock is ahead; read anew at each start.
+    ahead_ms: i64,
     /// How often each pilot job was really asked for.
     pub(super) submits: BTreeMap<SubmitKey, u32>,
     /// The pilot jobs that a cancel was asked for.
@@ -57,9 +64,23 @@ impl Store {
         if let Some(meta) = &changes.meta {
             self.meta = meta.clone();
         }
-        let mut changes = changes;
-        changes.events.clear();
-        self.all.merge(changes);
+        let all = &mut self.all;
+        all.workspaces.extend(changes.workspaces);
+        for (id, lease) in changes.leases {
+            match lease {
+                Some(_) => all.leases.insert(id, lease),
+                None => all.leases.remove(&id),
+            };
+        }
+        all.pilots.extend(changes.pilots);
+        all.sites.extend(changes.sites);
+        all.idempotency.extend(changes.idempotency);
+        for (id, discard) in changes.discards {
+            match discard {
+                Some(_) => all.discards.insert(id, discard),
+                None => all.discards.remove(&id),
+            };
+        }
     }
 
     fn load(&self) -> Records {
@@ -72,6 +93,23 @@ impl Store {
         records.idempotency = self.all.idempotency.values().cloned().collect();
         records.discards = self.all.discards.values().flatten().cloned().collect();
         records
+    }
+}
+
+impl Store {
+    /// The live leases.
+    pub(super) fn leases(&self) -> impl Iterator<Item = &LeaseRecord> {
+        self.all.leases.values().flatten()
+    }
+
+    /// True while the broker submits nothing to a site until somebody has looked.
+    pub(super) fn is_paused(&self, site: &SiteName) -> bool {
+        (self.all.sites.get(site)).is_some_and(|s| s.paused.is_some())
+    }
+
+    /// The live lease of a workspace.
+    pub(super) fn lease(&self, id: &WorkspaceId) -> Option<&LeaseRecord> {
+        self.all.leases.get(id)?.as_ref()
     }
 }
 
@@ -98,9 +136,40 @@ impl BrokerSide {
             },
             held: BTreeMap::new(),
             tick: None,
+            doomed: false,
+            up_since: Timestamp::default(),
+            ahead_ms: 0,
             submits: BTreeMap::new(),
             cancels: BTreeSet::new(),
         }
+    }
+
+    /// True while its process runs.
+    pub(super) fn is_up(&self) -> bool {
+        self.core.is_some()
+    }
+
+    /// How long a lease lives in the broker after the last word of its pilot.
+    pub(super) fn lease_life(&self) -> Span {
+        self.config.lease_ttl + self.config.lease_margin
+    }
+
+    /// What is left of a lease at least while its pilot and the broker hear each other: a sync is
+    /// held for a while, and its answer takes a moment.
+    pub(super) fn least_left(&self) -> Span {
+        let third = Span::from_millis(self.config.lease_ttl.as_millis() / 3);
+        let held = self.config.hold.min(third) + Span::from_secs(3);
+        self.config.lease_ttl.minus(held)
+    }
+
+    /// A point of the world's time on the broker's clock.
+    fn clock(&self, world: Timestamp) -> Timestamp {
+        Timestamp::from_millis(world.as_millis() + self.ahead_ms)
+    }
+
+    /// A point of the broker's clock in the world's time.
+    fn world(&self, clock: Timestamp) -> Timestamp {
+        Timestamp::from_millis(clock.as_millis() - self.ahead_ms)
     }
 
     /// The state of a workspace by the durable records.
@@ -122,9 +191,9 @@ impl World {
         };
         let admin = Caller::Admin(super::users::owner(1));
         let id = request.and_then(|r| WorkspaceId::new(r).ok());
-        let of_request = id.and_then(|id| core.explain(self.now, &admin, &id));
-        let of_sites =
-            (self.sites.iter()).filter_map(|s| core.explain_site(self.now, &s.config.name));
+        let of_request = id.and_then(|id| core.explain(self.broker.clock(self.now), &admin, &id));
+        let of_sites = (self.sites.iter())
+            .filter_map(|s| core.explain_site(self.broker.clock(self.now), &s.config.name));
         let lrm = (self.sites.iter()).flat_map(|s| {
             let jobs = (s.model.jobs())
                 .filter(|j| !j.is_over())
@@ -142,21 +211,46 @@ impl World {
     }
 
     pub(super) fn broker_starts(&mut self) -> Result<(), Box<Violation>> {
+        if self.summary.steps > 1 && self.fault(Fault::BrokerClockJump, 200) {
+            let by = i64::try_from(self.chance.between(0, 1_800_000)).unwrap_or(0) - 900_000;
+            self.broker.ahead_ms += by;
+            self.tell(|| format!("the clock of the broker's host jumps by {by} ms"));
+        }
         let core = Broker::load(self.broker.config.clone(), self.broker.records.load());
         self.broker.core = Some(core);
-        self.tell(|| "broker starts".into());
+        self.broker.up_since = self.now;
+        self.tell(|| "the broker starts".into());
         self.broker_hears(Event::Started, Sender::Nobody)
     }
 
-    fn broker_crashes(&mut self, when: &str) {
-        self.summary.broker_crashes += 1;
-        self.tell(|| format!("broker crashes {when}"));
+    /// Plans the next crash of the broker.
+    pub(super) fn plan_broker_failure(&mut self) {
+        if self.options.faults > 0 {
+            let after = self.chance.millis(60_000, 1_500_000).as_millis();
+            let after = Span::from_millis(after * 100 / self.options.faults);
+            self.plan(after, Coming::BrokerFails);
+        }
+    }
+
+    pub(super) fn broker_fails(&mut self) {
+        self.broker.doomed = true;
+        self.plan_broker_failure();
+    }
+
+    fn broker_crashes(&mut self, fault: Fault) {
+        self.summary.faults.count(fault);
+        self.broker.doomed = false;
         self.broker.core = None;
         self.broker.tick = None;
         for held in std::mem::take(&mut self.broker.held).into_values() {
             self.sync_unanswered(held.pilot, &held.wire, Span::from_millis(10));
         }
-        let down = self.chance.millis(100, 90_000);
+        let down = if self.fault(Fault::BrokerAway, 150) {
+            self.chance.millis(120_000, 900_000)
+        } else {
+            self.chance.millis(100, 90_000)
+        };
+        self.tell(|| format!("the broker crashes, and is away for {down}"));
         self.plan(down, Coming::BrokerStarts);
     }
 
@@ -167,12 +261,17 @@ impl World {
         sender: Sender,
     ) -> Result<(), Box<Violation>> {
         let sender_of_poll = sender.clone();
+        let now = self.broker.clock(self.now);
         let Some(core) = self.broker.core.as_mut() else {
             if let Sender::Pilot(pilot, wire) = sender {
                 self.sync_unanswered(pilot, &wire, Span::from_millis(10));
             }
             return Ok(());
         };
+        let mut event = event;
+        if let Event::Sync { received, .. } = &mut event {
+            *received = now;
+        }
         let held_info = match &event {
             Event::Sync { request, received } => Some((
                 request.submit_key.clone(),
@@ -200,15 +299,20 @@ impl World {
             changes,
             effects,
             reply,
-        } = core.step(self.now, event);
-        if self.fault(1) && !changes.is_empty() {
-            self.broker_crashes("before the commit");
+        } = core.step(now, event);
+        let crash = self.broker.doomed && !changes.is_empty();
+        let before = crash && self.chance.happens(500, 100);
+        if before {
+            self.broker_crashes(Fault::CrashBeforeCommit);
+            if self.breaks(Break::Commit) {
+                return self.broker_answers(reply, sender_of_poll);
+            }
             return Ok(());
         }
         self.check_changes(&changes)?;
-        self.broker.records.apply(changes);
-        if self.fault(1) {
-            self.broker_crashes("after the commit");
+        self.take_changes(changes);
+        if crash {
+            self.broker_crashes(Fault::CrashAfterCommit);
             return Ok(());
         }
         for effect in effects {
@@ -228,7 +332,7 @@ impl World {
                 number: *number,
                 received: *received,
             };
-            let wait = until.since(self.now) + Span::from_millis(1);
+            let wait = until.since(now) + Span::from_millis(1);
             self.broker.held.insert(key.clone(), held);
             self.plan(wait, Coming::Poll(key.clone()));
         } else {
@@ -238,10 +342,29 @@ impl World {
         Ok(())
     }
 
+    /// Makes the changes durable, and tells the story by the events that are recorded with them.
+    fn take_changes(&mut self, changes: Changes) {
+        for event in &changes.events {
+            let of = match &event.log {
+                Log::Workspace(id) => id.as_str(),
+                Log::Pilot(key) => key.as_str(),
+            };
+            let line = format!("broker [{of}] {}: {}", event.kind, event.text);
+            self.story.tell(self.now, line);
+        }
+        for (id, w) in &changes.workspaces {
+            if w.state.is_final() {
+                self.users.open.remove(id);
+            }
+        }
+        self.broker.records.apply(changes);
+    }
+
     fn plan_broker_tick(&mut self) {
         let Some(next) = self.broker.core.as_ref().and_then(Broker::next_wakeup) else {
             return;
         };
+        let next = self.broker.world(next);
         if self.broker.tick.is_none_or(|t| next < t || t < self.now) {
             let at = next.max(self.now + Span::from_millis(1));
             self.broker.tick = Some(at);
@@ -252,6 +375,9 @@ impl World {
     pub(super) fn broker_ticks(&mut self) -> Result<(), Box<Violation>> {
         if self.broker.tick.is_some_and(|t| t <= self.now) {
             self.broker.tick = None;
+            if self.breaks(Break::Expiry) {
+                return Ok(());
+            }
             return self.broker_hears(Event::Tick, Sender::Nobody);
         }
         Ok(())
@@ -274,8 +400,7 @@ impl World {
     fn broker_answers(&mut self, reply: Reply, sender: Sender) -> Result<(), Box<Violation>> {
         match (reply, sender) {
             (Reply::Workspace(view), Sender::User(number)) => {
-                if self.fault(20) {
-                    self.summary.lost_messages += 1;
+                if self.fault(Fault::UserAnswerLost, 20) {
                     return Ok(());
                 }
                 self.user_hears(number, &view.id)
@@ -284,7 +409,13 @@ impl World {
                 self.answer_pilot(pilot, &wire, agent::Event::Registered(*reply));
                 Ok(())
             }
-            (Reply::Sync(SyncDecision::Answer(reply)), Sender::Pilot(pilot, wire)) => {
+            (Reply::Sync(SyncDecision::Answer(mut reply)), Sender::Pilot(pilot, wire)) => {
+                if self.breaks(Break::Fencing) {
+                    reply.lease_ttl = reply.lease_ttl.times(8);
+                }
+                if self.breaks(Break::Signals) {
+                    reply.slot_end = None;
+                }
                 let event = agent::Event::SyncAnswered {
                     sent: wire.sent,
                     reply,
@@ -303,6 +434,7 @@ impl World {
                     return Ok(());
                 }
                 Err(self.violation(
+                    Promise::Kept,
                     &format!("request {number} was refused: {}", body.detail),
                     &[],
                 ))
@@ -328,7 +460,7 @@ impl World {
                 *times += 1;
                 if *times > 1 {
                     let what = format!("pilot job {} was submitted twice", order.key);
-                    return Err(self.violation(&what, &[order.key.to_string()]));
+                    return Err(self.violation(Promise::Polite, &what, &[order.key.to_string()]));
                 }
                 let Some(site) = self.site_number(&order.site) else {
                     return Ok(());
@@ -380,7 +512,7 @@ impl World {
                 let first = self.broker.cancels.insert(key.clone());
                 if !first && self.options.faults == 0 {
                     let what = format!("pilot job {key} was cancelled twice");
-                    return Err(self.violation(&what, &[key.to_string()]));
+                    return Err(self.violation(Promise::Polite, &what, &[key.to_string()]));
                 }
                 let Some(site) = self.site_number(&site) else {
                     return Ok(());

@@ -30,9 +30,9 @@ impl Chance {
         Span::from_millis(self.between(min, max))
     }
 
-    /// True `per_mille` times in a thousand.
-    pub fn happens(&mut self, per_mille: u64) -> bool {
-        self.draw() % 1000 < per_mille
+    /// True `percent` hundredths of `per_mille` times in a thousand.
+    pub fn happens(&mut self, per_mille: u64, percent: u64) -> bool {
+        self.draw() % 100_000 < per_mille * percent
     }
 
     /// One of several.

@@ -6,7 +6,7 @@ use pilot_core::guest::LeaseKey;
 use protocol::ids::StateId;
 use protocol::workspace::WorkspaceState;
 
-use super::options::Violation;
+use super::options::{Promise, Violation};
 use super::truth::{PilotNumber, SavedState};
 use super::world::World;
 
@@ -35,9 +35,9 @@ impl World {
                 .guests
                 .keys()
                 .filter(|(_, l)| l.workspace == lease.workspace)
-                .map(|(p, _)| format!("pilot {p} ")),
+                .flat_map(|(p, _)| self.names_of(*p)),
         );
-        Err(self.violation(&what, &about))
+        Err(self.violation(Promise::Alone, &what, &about))
     }
 
     /// Promises 3 and 8: nothing leaves a final state, every final state has a reason, the
@@ -46,29 +46,29 @@ impl World {
         for (id, new) in &changes.workspaces {
             let about = [id.to_string()];
             if new.state.is_final() && new.reason.as_ref().is_none_or(|r| r.text.is_empty()) {
-                return Err(
-                    self.violation(&format!("{id} is {} without a reason", new.state), &about)
-                );
+                let what = format!("{id} is {} without a reason", new.state);
+                return Err(self.violation(Promise::Kept, &what, &about));
             }
             let Some(old) = self.broker.workspace(id) else {
                 continue;
             };
             if old.state.is_final() && old.state != new.state {
                 let what = format!("{id} left {} for {}", old.state, new.state);
-                return Err(self.violation(&what, &about));
+                return Err(self.violation(Promise::Kept, &what, &about));
             }
             if let (Some(was), Some(is)) = (&old.saved, &new.saved)
                 && is.run < was.run
             {
                 let what = format!("{id} gave up {was:?} for {is:?}, which has less");
-                return Err(self.violation(&what, &about));
+                return Err(self.violation(Promise::Complete, &what, &about));
             }
             if new.saved.as_ref().is_some_and(|s| s.run != new.run) {
                 let what = format!("{id} has {} behind it and {:?}", new.run, new.saved);
-                return Err(self.violation(&what, &about));
+                return Err(self.violation(Promise::Complete, &what, &about));
             }
             if new.generation < old.generation {
                 return Err(self.violation(
+                    Promise::Alone,
                     &format!("{id} went back to generation {}", new.generation),
                     &about,
                 ));
@@ -105,35 +105,45 @@ impl World {
                 site.config.name,
                 live.join("\n  ")
             );
-            return Err(self.violation(&what, &[]));
+            return Err(self.violation(Promise::Polite, &what, &[]));
         }
         Ok(())
     }
 
     /// Promises 1 and 7: a pilot that was told as early as the site promises is gone before the
     /// LRM's SIGKILL. (A node that loses its power, or its daemon, tells nobody.)
-    pub(super) fn check_killed_in_time(&self, site: usize, pilot: PilotNumber) -> Checked {
+    pub(super) fn check_killed_in_time(&mut self, site: usize, pilot: PilotNumber) -> Checked {
         let Some(told) = self.pilots[pilot].told else {
             return Ok(());
         };
         let had = self.now.since(told);
         let promised = self.sites[site].config.notice;
-        if had >= promised {
-            let what = format!(
-                "pilot {pilot} was still there at the LRM's SIGKILL, {had} after it was told"
-            );
-            let about = [format!("pilot {pilot} "), format!("pilot {pilot}:")];
-            return Err(self.violation(&what, &about));
+        if !self.pilots[pilot].alive() || had < promised {
+            return Ok(());
         }
-        Ok(())
+        // Nobody acts in a process that is stopped; what the LRM kills is gone all the same.
+        if self.pilots[pilot].stopped_until >= told {
+            self.summary.overruns += 1;
+            return Ok(());
+        }
+        let what =
+            format!("pilot {pilot} was still there at the LRM's SIGKILL, {had} after it was told");
+        Err(self.violation(Promise::InTime, &what, &self.names_of(pilot)))
+    }
+
+    /// The names under which the story speaks of a pilot.
+    pub(super) fn names_of(&self, pilot: PilotNumber) -> Vec<String> {
+        vec![format!("pilot {pilot}"), self.pilots[pilot].key.to_string()]
     }
 
     /// Promise 1: a pilot leaves no guest behind.
     pub(super) fn check_left(&self, pilot: PilotNumber) -> Checked {
         let left = self.truth.guests_of(pilot);
         if let Some(lease) = left.first() {
-            let about = [format!("pilot {pilot} "), lease.workspace.to_string()];
-            return Err(self.violation(&format!("pilot {pilot} leaves {lease} behind"), &about));
+            let mut about = self.names_of(pilot);
+            about.push(lease.workspace.to_string());
+            let what = format!("pilot {pilot} leaves {lease} behind");
+            return Err(self.violation(Promise::Clean, &what, &about));
         }
         Ok(())
     }
@@ -142,7 +152,7 @@ impl World {
     pub(super) fn check_released(&self, pilot: PilotNumber, lease: &LeaseKey) -> Checked {
         if self.truth.guests.contains_key(&(pilot, lease.clone())) {
             let what = format!("pilot {pilot} calls {lease} over while its guest is there");
-            return Err(self.violation(&what, &[lease.workspace.to_string()]));
+            return Err(self.violation(Promise::Alone, &what, &[lease.workspace.to_string()]));
         }
         Ok(())
     }
@@ -154,7 +164,8 @@ impl World {
             let from = order.and_then(|o| o.state.as_ref()).map(|s| &s.id);
             if self.pilots[*pilot].site == site && from == Some(state) {
                 let what = format!("{state} is deleted while {lease} runs from it");
-                return Err(self.violation(&what, &[lease.workspace.to_string()]));
+                let about = [lease.workspace.to_string()];
+                return Err(self.violation(Promise::Complete, &what, &about));
             }
         }
         Ok(())
@@ -177,7 +188,7 @@ impl World {
                 "the state of {lease} says {} of run time, the guest had {really}",
                 saved.run
             );
-            return Err(self.violation(&what, &[lease.workspace.to_string()]));
+            return Err(self.violation(Promise::Complete, &what, &[lease.workspace.to_string()]));
         }
         Ok(())
     }
@@ -186,16 +197,16 @@ impl World {
     pub(super) fn check_end(&mut self) -> Checked {
         for id in &self.users.accepted {
             let Some(state) = self.broker.state_of(id) else {
-                return Err(
-                    self.violation(&format!("{id} was accepted and is lost"), &[id.to_string()])
-                );
+                let what = format!("{id} was accepted and is lost");
+                return Err(self.violation(Promise::Kept, &what, &[id.to_string()]));
             };
             match state {
                 WorkspaceState::Done => self.summary.done += 1,
                 WorkspaceState::Cancelled => self.summary.cancelled += 1,
                 WorkspaceState::Failed => self.summary.failed += 1,
                 _ => {
-                    return Err(self.violation(&format!("{id} ends as {state}"), &[id.to_string()]));
+                    let what = format!("{id} ends as {state}");
+                    return Err(self.violation(Promise::Kept, &what, &[id.to_string()]));
                 }
             }
         }

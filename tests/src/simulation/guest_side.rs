@@ -6,7 +6,8 @@ use protocol::codes::{Reason, ReasonCode};
 use protocol::lease::{Order, StateRef};
 use protocol::time::Span;
 
-use super::options::Violation;
+use super::fault::Fault;
+use super::options::{Break, Promise, Violation};
 use super::truth::{Guest, PilotNumber, SavedState};
 use super::world::{Coming, GuestWork, SuspendWork, World};
 
@@ -25,14 +26,15 @@ impl World {
                 self.summary.from_checkpoints += 1;
             }
             let saved = self.truth.states.get(&(site, state.id.clone()));
-            if saved.is_none_or(|s| s.manifest != state.manifest) || self.fault(5) {
+            let altered = saved.is_none_or(|s| s.manifest != state.manifest);
+            if altered || self.fault(Fault::StateCorrupt, 5) {
                 failure = Some(Reason::new(
                     ReasonCode::StateCorrupt,
                     "the state's memory is cut short",
                 ));
             }
         }
-        if order.state.is_none() && self.fault(5) {
+        if order.state.is_none() && self.store_is_full(site) {
             failure = Some(Reason::new(
                 ReasonCode::DiskFull,
                 "no space left in the store",
@@ -69,10 +71,18 @@ impl World {
         ran: Span,
     ) -> Result<(), Box<Violation>> {
         self.summary.starts += 1;
+        let memory = self.pilots[pilot]
+            .orders
+            .get(&lease)
+            .map_or(256, |o| o.spec.resources.memory_mib);
         let guest = Guest {
             ran,
             since: None,
             checkpoint: false,
+            flushed: None,
+            bytes: self.chance.between(60, memory.max(61)) << 20,
+            up: None,
+            unowned: None,
             turn: 0,
         };
         let count = self.truth.guest_appears(pilot, lease.clone(), guest);
@@ -99,6 +109,7 @@ impl World {
             return;
         };
         guest.since = Some(now);
+        guest.up.get_or_insert(now);
         let ran = guest.ran;
         let work = self
             .work
@@ -110,7 +121,7 @@ impl World {
             left,
             Coming::Guest(pilot, lease.clone(), GuestWork::PowerOff, turn),
         );
-        if self.fault(15) {
+        if self.options.faults > 0 && self.chance.happens(15, self.options.faults) {
             let crash = self.chance.millis(1000, 1_800_000);
             self.plan(
                 crash,
@@ -131,6 +142,7 @@ impl World {
                 bytes: 0,
                 took: Span::ZERO,
                 fails: true,
+                begun: self.now,
                 was_paused: false,
             };
             let work = GuestWork::Checkpoint(Box::new(work));
@@ -149,26 +161,32 @@ impl World {
         run: Span,
         goes_on: bool,
     ) {
-        let here = self.truth.guests.get(&(pilot, lease.clone()));
-        let was_paused = here.is_none_or(|g| g.since.is_none());
+        let here = self.truth.guests.get(&(pilot, lease.clone())).cloned();
+        let was_paused = here.as_ref().is_none_or(|g| g.since.is_none());
         self.stands_still(pilot, &lease);
         let turn = self.turn(pilot, &lease);
         if let Some(guest) = self.truth.guests.get_mut(&(pilot, lease.clone())) {
             guest.checkpoint = goes_on;
         }
-        let memory = self.pilots[pilot]
-            .orders
-            .get(&lease)
-            .map_or(256, |o| o.spec.resources.memory_mib);
-        let bytes = self.chance.between(60, memory.max(61)) << 20;
-        // 100 to 400 MB/s; sometimes the disk is as good as dead.
-        let rate = if self.fault(20) {
-            2
-        } else {
-            self.chance.between(100, 400)
-        };
-        let took = Span::from_millis(20 + (bytes >> 20) * 1000 / rate);
-        let fails = self.fault(30);
+        let bytes = here.map_or(0, |g| g.left_at(self.now));
+        let site = self.pilots[pilot].site;
+        // The node's rate, give or take a fifth; now and then the disk has other things to do.
+        let mut rate = self.pilots[pilot].rate * self.chance.between(80, 120) / 100;
+        if self.fault(Fault::SuspendStuck, 10) {
+            rate = 2;
+            self.pilots[pilot].excuse = Some("a suspend was stuck");
+        } else if self.fault(Fault::SuspendSlow, 20) {
+            rate /= 4;
+            self.pilots[pilot].excuse = Some("a suspend was slow");
+        }
+        if self.breaks(Break::Suspends) {
+            rate /= 10;
+        }
+        let took = Span::from_millis(20 + (bytes >> 20) * 1000 / rate.max(1));
+        let fails = self.store_is_full(site) || self.fault(Fault::SuspendFailed, 30);
+        if fails {
+            self.pilots[pilot].excuse = Some("a suspend failed");
+        }
         let after = if fails {
             Span::from_millis(took.as_millis() / 2)
         } else {
@@ -180,6 +198,7 @@ impl World {
             bytes,
             took,
             fails,
+            begun: self.now,
             was_paused,
         };
         let work = if goes_on {
@@ -188,6 +207,21 @@ impl World {
             GuestWork::Suspend(Box::new(work))
         };
         self.plan(after, Coming::Guest(pilot, lease, work, turn));
+    }
+
+    /// A guest's memory is brought to the store while it runs.
+    pub(super) fn flushes(&mut self, pilot: PilotNumber, lease: LeaseKey) {
+        self.summary.flushes += 1;
+        let rate = self.pilots[pilot].rate.max(1);
+        let Some(guest) = self.truth.guests.get_mut(&(pilot, lease.clone())) else {
+            return;
+        };
+        let takes = Span::from_millis((guest.bytes >> 20) * 1000 / rate);
+        let done = self.now + takes;
+        guest.flushed = Some(done);
+        let bytes = guest.left_at(done);
+        let measured = agent::Event::Measured { lease, bytes };
+        self.plan(takes, Coming::Pilot(pilot, Box::new(measured)));
     }
 
     /// Work on a guest has ended, if nothing came in between.
@@ -199,13 +233,13 @@ impl World {
         turn: u64,
     ) -> Result<(), Box<Violation>> {
         let here = self.truth.guests.get(&(pilot, lease.clone()));
-        if !self.pilots[pilot].alive || here.is_none_or(|g| g.turn != turn) {
+        if !self.pilots[pilot].alive() || here.is_none_or(|g| g.turn != turn) {
             return Ok(());
         }
         let lease = lease.clone();
         let event = match work {
             GuestWork::Start => {
-                if self.fault(10) {
+                if self.fault(Fault::StartFailed, 10) {
                     self.truth.guest_goes(pilot, &lease);
                     let reason = Reason::new(ReasonCode::BootFailed, "qemu: could not allocate");
                     agent::Event::StartFailed {
@@ -215,7 +249,8 @@ impl World {
                     }
                 } else {
                     self.executes(pilot, &lease);
-                    let bytes = self.chance.between(60, 2048) << 20;
+                    let here = self.truth.guests.get(&(pilot, lease.clone()));
+                    let bytes = here.map_or(0, |g| g.bytes);
                     let measured = agent::Event::Measured {
                         lease: lease.clone(),
                         bytes,
@@ -232,6 +267,7 @@ impl World {
                 }
             }
             GuestWork::Crash => {
+                self.summary.faults.count(Fault::GuestCrashed);
                 self.truth.guest_goes(pilot, &lease);
                 let how = ExitHow::Crashed {
                     text: "signal 11".into(),
@@ -240,6 +276,8 @@ impl World {
             }
             GuestWork::Checkpoint(work) => self.checkpoint_ends(pilot, lease, &work)?,
             GuestWork::Suspend(work) if work.fails => {
+                self.summary.suspends.failed += 1;
+                self.pilots[pilot].written.push((self.now, work.took));
                 if !work.was_paused {
                     self.executes(pilot, &lease);
                 }
@@ -251,7 +289,9 @@ impl World {
                 }
             }
             GuestWork::Suspend(work) => {
-                self.summary.suspends += 1;
+                self.summary.suspends.made += 1;
+                self.pilots[pilot].written.push((self.now, work.took));
+                self.check_budget(pilot, &lease, &work)?;
                 let manifest = format!("m-{}", work.state);
                 let saved = SavedState {
                     run: work.run,
@@ -322,25 +362,41 @@ impl World {
         state: &StateRef,
         lease: &LeaseKey,
     ) -> Result<(), Box<Violation>> {
+        let about = [lease.workspace.to_string(), state.id.to_string()];
         if self.truth.discarded.contains(&state.id) {
             let what = format!(
                 "{lease} is to resume from {}, which was discarded",
                 state.id
             );
-            return Err(self.violation(&what, &[lease.workspace.to_string()]));
+            return Err(self.violation(Promise::Complete, &what, &about));
         }
         let saved = self.truth.states.get(&(site, state.id.clone()));
         if saved.is_none_or(|s| s.run != state.run) {
             let what = format!("{lease} is to resume from {state:?}; there is {saved:?}");
-            return Err(self.violation(&what, &[lease.workspace.to_string()]));
+            return Err(self.violation(Promise::Complete, &what, &about));
         }
         if self.sites[site].config.name != state.site {
             let what = format!(
                 "{lease} is sent to site {site}, its state is at {}",
                 state.site
             );
-            return Err(self.violation(&what, &[lease.workspace.to_string()]));
+            return Err(self.violation(Promise::Complete, &what, &about));
+        }
+        let saved = self.truth.states.get(&(site, state.id.clone()));
+        if saved.is_none_or(|s| s.manifest != state.manifest || s.run != state.run) {
+            let what = format!("{lease} is to resume from {}, which is {saved:?}", state.id);
+            return Err(self.violation(Promise::Complete, &what, &about));
         }
         Ok(())
+    }
+
+    /// True while a site's store takes nothing more.
+    fn store_is_full(&mut self, site: usize) -> bool {
+        if self.sites[site].full_until <= self.now && self.fault(Fault::StoreFull, 5) {
+            let how_long = self.chance.millis(10_000, 600_000);
+            self.sites[site].full_until = self.now + how_long;
+            self.tell(|| format!("the store of site {site} is full for {how_long}"));
+        }
+        self.sites[site].full_until > self.now
     }
 }

@@ -1,18 +1,22 @@
 //! The sites' batch systems in the simulation: the model that ships, and how it fails its users.
 
+use std::collections::BTreeMap;
+
 use broker_core::{CancelScope, Event as BrokerEvent, SiteConfig};
 use lrm_adapters::sim::model::{
     Answer, Effect, Event, JobNumber, JobPhase, JobRequest, Model, ModelConfig, RunNumber,
 };
 use lrm_adapters::sim::profiles::{Launch, Profile, ProfileName, Signal, Target};
 use pilot_core::agent;
-use protocol::ids::{LrmJobId, SiteName};
-use protocol::lrm::{CancelAnswer, Observation, SubmitAnswer};
+use protocol::ids::{LrmJobId, NodeName, SiteName, SubmitKey};
+use protocol::lrm::{CancelAnswer, JobState, Observation, ObservedJob, SubmitAnswer};
 use protocol::resources::Resources;
 use protocol::time::{Span, Timestamp};
 
 use super::chance::Chance;
-use super::options::{Options, Violation};
+use super::fault::Fault;
+use super::options::{Break, Options, Violation};
+use super::size::Size;
 use super::truth::PilotNumber;
 use super::world::{Coming, Command, Sender, World};
 
@@ -23,64 +27,63 @@ pub struct Site {
     /// Its batch system.
     pub model: Model,
     /// Which pilot process each run is.
-    pub runs: std::collections::BTreeMap<RunNumber, PilotNumber>,
+    pub runs: BTreeMap<RunNumber, PilotNumber>,
+    /// Its store takes nothing until then.
+    pub full_until: Timestamp,
+    /// What each node writes, MB a second.
+    rates: BTreeMap<NodeName, u64>,
     /// Hears nothing and answers nothing until then.
     silent_until: Timestamp,
     tick: Option<Timestamp>,
 }
 
 impl Site {
-    /// Two sites with profiles of two different batch systems.
-    pub fn draw(chance: &mut Chance, options: &Options) -> Vec<Self> {
+    /// Sites with profiles of different batch systems.
+    pub fn draw(chance: &mut Chance, options: &Options, size: &Size) -> Vec<Self> {
         let first = usize::try_from(options.seed % 4).unwrap_or(0);
-        [first, first + 1]
+        (first..first + size.sites)
             .map(|p| {
                 let profile = ProfileName::ALL[p % 4];
-                let resources = Resources {
-                    cores: 4,
-                    memory_mib: 8192,
-                    disk_mib: 100_000,
-                };
-                let nodes = u32::try_from(chance.between(3, 6)).unwrap_or(3);
+                let nodes = chance.between(size.nodes.0, size.nodes.1);
                 let model = ModelConfig::uniform(
                     profile,
-                    nodes,
-                    resources,
+                    u32::try_from(nodes).unwrap_or(3),
+                    size.node,
                     chance.between(0, u64::MAX - 1),
                 );
                 let measured: Profile = model.profile();
-                let name =
-                    SiteName::new(&format!("site-{}", profile.as_str())).expect("a site name");
+                let name = match p - first {
+                    0..4 => format!("site-{}", profile.as_str()),
+                    n => format!("site-{}-{n}", profile.as_str()),
+                };
                 let config = SiteConfig {
-                    name,
+                    name: SiteName::new(&name).expect("a site name"),
                     preference: 0,
                     lrm: Some("sim".into()),
-                    slot: Resources {
-                        cores: 2,
-                        memory_mib: 4096,
-                        disk_mib: 20_000,
-                    },
+                    slot: size.slot,
                     // With every third seed each job is of two nodes.
                     nodes: if options.seed % 3 == 2 { 2 } else { 1 },
                     walltime_min: Span::from_mins(10),
-                    walltime_max: Span::from_mins(chance.between(20, 60)),
+                    walltime_max: Span::from_mins(chance.between(size.walltime.0, size.walltime.1)),
                     notice: measured.guaranteed_notice(Launch::Step),
                     margin: Span::from_secs(2),
                     overhead: Span::from_secs(20),
-                    max_queued: 3,
-                    max_running: 8,
+                    max_queued: size.max_queued,
+                    max_running: size.max_running,
                     idle_limit: Some(Span::from_mins(5)),
                     enabled: true,
                 };
                 Self {
                     config,
                     model: Model::new(model),
-                    runs: std::collections::BTreeMap::new(),
+                    runs: BTreeMap::new(),
+                    full_until: Timestamp::default(),
+                    rates: BTreeMap::new(),
                     silent_until: Timestamp::default(),
                     tick: None,
                 }
             })
-            .into()
+            .collect()
     }
 }
 
@@ -88,6 +91,39 @@ impl World {
     /// The site with this name.
     pub(super) fn site_number(&self, name: &SiteName) -> Option<usize> {
         self.sites.iter().position(|s| s.config.name == *name)
+    }
+
+    /// What a node of a site writes, MB a second: the same for all its pilots.
+    pub(super) fn rate_of(&mut self, site: usize, node: &NodeName) -> u64 {
+        let drawn = self.chance.between(130, 400);
+        *(self.sites[site].rates.entry(node.clone())).or_insert(drawn)
+    }
+
+    /// The id by which a batch system calls its job. There are not many: they come again.
+    pub(super) fn lrm_id(&self, job: JobNumber) -> LrmJobId {
+        let number = match self.options.faults {
+            0 => job.0,
+            _ => job.0 % self.size.ids + 1,
+        };
+        LrmJobId::new(&number.to_string()).expect("digits")
+    }
+
+    /// The job of ours that has this id now.
+    fn job_with_id(&self, site: usize, id: &LrmJobId, key: &SubmitKey) -> Option<JobNumber> {
+        let jobs = self.sites[site].model.jobs();
+        jobs.filter(|j| j.request.key.as_ref() == Some(key))
+            .map(|j| j.number)
+            .find(|n| self.lrm_id(*n) == *id)
+    }
+
+    /// The listing's jobs under the ids that they have for the broker.
+    fn with_ids(&self, mut listing: Vec<ObservedJob>) -> Vec<ObservedJob> {
+        for job in &mut listing {
+            if let Ok(number) = job.id.as_str().parse() {
+                job.id = self.lrm_id(JobNumber(number));
+            }
+        }
+        listing
     }
 
     /// Something happens in a batch system.
@@ -170,7 +206,7 @@ impl World {
         signal: Signal,
     ) -> Result<(), Box<Violation>> {
         self.summary.signals += 1;
-        if !self.pilots[pilot].alive {
+        if !self.pilots[pilot].alive() {
             return Ok(());
         }
         self.tell(|| format!("pilot {pilot}: the LRM sends {signal:?} to {target:?}"));
@@ -178,7 +214,13 @@ impl World {
             Signal::Cont | Signal::Term => {
                 if signal == Signal::Term {
                     let now = self.now;
-                    self.pilots[pilot].told.get_or_insert(now);
+                    if self.pilots[pilot].told.is_none() {
+                        self.summary.evictions += 1;
+                        self.pilots[pilot].told = Some(now);
+                    }
+                }
+                if self.breaks(Break::Signals) {
+                    return Ok(());
                 }
                 let which = if signal == Signal::Term {
                     agent::Signal::Term
@@ -205,34 +247,38 @@ impl World {
         site: usize,
         command: Command,
     ) -> Result<(), Box<Violation>> {
-        let silent = self.lrm_is_silent(site);
+        let silent = self.sites[site].silent_until > self.now;
         let answered = Span::from_millis(self.chance.between(10, 400));
         let timeout = Span::from_secs(30);
         let (event, after) = match command {
             Command::Submit(job) => {
                 // A submit that gets no answer may have been taken.
-                let taken = !silent || self.chance.happens(500);
+                let taken = !silent || self.chance.happens(500, 100);
                 let mut answer = SubmitAnswer::NoAnswer("time limit of 30s".into());
-                if !silent && self.fault(30) {
+                if !silent && self.fault(Fault::SubmitRefused, 30) {
                     answer = SubmitAnswer::Refused("invalid qos".into());
-                    self.summary.lrm_lies += 1;
                 } else if taken {
                     let mut request =
                         JobRequest::pilot(job.key.clone(), job.resources, job.walltime);
                     request.nodes = job.nodes;
-                    request.rerunnable = self.chance.happens(500);
+                    request.rerunnable = self.chance.happens(500, 100);
                     match self.lrm_step(site, Event::Submit(request))? {
-                        Answer::Submitted(number) if !silent && !self.fault(40) => {
-                            let id = LrmJobId::new(&number.to_string()).expect("digits");
-                            answer = SubmitAnswer::Accepted(id);
+                        Answer::Submitted(number) => {
+                            if self.options.faults > 0 && number.0 > self.size.ids {
+                                self.summary.faults.count(Fault::IdReused);
+                            }
+                            if silent || self.fault(Fault::SubmitUnanswered, 40) {
+                                self.job_may_be_forgotten(site)?;
+                            } else {
+                                answer = SubmitAnswer::Accepted(self.lrm_id(number));
+                            }
                         }
                         Answer::Refused(why) if !silent => answer = SubmitAnswer::Refused(why),
-                        Answer::Submitted(_)
-                        | Answer::Refused(_)
+                        Answer::Refused(_)
                         | Answer::Started
                         | Answer::Done
                         | Answer::NoSuchJob
-                        | Answer::NoSuchNode => self.summary.lrm_lies += 1,
+                        | Answer::NoSuchNode => {}
                     }
                 }
                 let after = if matches!(answer, SubmitAnswer::NoAnswer(_)) {
@@ -253,25 +299,20 @@ impl World {
             Command::LookUp(key) => {
                 let observation = if silent {
                     Observation::NoAnswer("time limit of 30s".into())
-                } else if self.fault(50) {
-                    self.summary.lrm_lies += 1;
+                } else if self.fault(Fault::LookUpLied, 50) {
                     Observation::Listing(Vec::new())
                 } else {
-                    Observation::Listing(self.sites[site].model.find_by_key(self.now, &key))
+                    let found = self.sites[site].model.find_by_key(self.now, &key);
+                    Observation::Listing(self.with_ids(found))
                 };
                 let after = if silent { timeout } else { answered };
                 (BrokerEvent::LrmFound { key, observation }, after)
             }
             Command::Cancel(key, id, scope) => {
-                let number = id.as_str().parse().map(JobNumber).ok();
+                let number = self.job_with_id(site, &id, &key);
                 let answer = match number {
                     _ if silent => CancelAnswer::NoAnswer("time limit of 30s".into()),
-                    Some(number)
-                        if self.sites[site]
-                            .model
-                            .job(number)
-                            .is_some_and(|j| j.request.key.as_ref() == Some(&key)) =>
-                    {
+                    Some(number) => {
                         let order = match scope {
                             CancelScope::Whatever => Event::Cancel(number),
                             CancelScope::WhileQueued => Event::Withdraw(number),
@@ -285,7 +326,7 @@ impl World {
                             | Answer::NoSuchNode => CancelAnswer::Taken,
                         }
                     }
-                    _ => CancelAnswer::NoSuchJob,
+                    None => CancelAnswer::NoSuchJob,
                 };
                 let after = if silent { timeout } else { answered };
                 (BrokerEvent::LrmCancelled { key, answer }, after)
@@ -298,13 +339,20 @@ impl World {
     /// The broker's periodic bulk listing.
     pub(super) fn lrm_observed(&mut self, site: usize) -> Result<(), Box<Violation>> {
         let silent = self.lrm_is_silent(site);
-        let mut listing = self.sites[site].model.observe(self.now);
-        if !listing.is_empty() && self.fault(50) {
+        let mut listing = self.with_ids(self.sites[site].model.observe(self.now));
+        if self.breaks(Break::Signals) {
+            listing.iter_mut().for_each(|job| job.end = None);
+        }
+        if !listing.is_empty() && self.fault(Fault::StateUnknown, 50) {
+            let last = u64::try_from(listing.len() - 1).unwrap_or(0);
+            let odd = usize::try_from(self.chance.between(0, last)).unwrap_or(0);
+            listing[odd].state = JobState::Unknown("REVOKED?".into());
+        }
+        if !listing.is_empty() && self.fault(Fault::ListingShort, 50) {
             // One job is missing from the listing.
             let last = u64::try_from(listing.len() - 1).unwrap_or(0);
             let gone = usize::try_from(self.chance.between(0, last)).unwrap_or(0);
             listing.remove(gone);
-            self.summary.lrm_lies += 1;
         }
         let observation = if silent {
             Observation::NoAnswer("slurm_load_jobs error".into())
@@ -324,18 +372,40 @@ impl World {
         Ok(())
     }
 
+    /// While a submit went without an answer, the controller may crash and forget what it took.
+    fn job_may_be_forgotten(&mut self, site: usize) -> Result<(), Box<Violation>> {
+        if self.fault(Fault::JobForgotten, 100) {
+            self.tell(|| format!("site {site}: the controller forgets its newest job"));
+            self.lrm_step(site, Event::CrashLosingNewest)?;
+        }
+        Ok(())
+    }
+
     fn lrm_is_silent(&mut self, site: usize) -> bool {
-        if self.sites[site].silent_until <= self.now && self.fault(10) {
+        if self.sites[site].silent_until <= self.now && self.fault(Fault::LrmSilent, 10) {
             let how_long = self.chance.millis(5_000, 600_000);
             self.sites[site].silent_until = self.now + how_long;
-            self.summary.lrm_lies += 1;
             self.tell(|| format!("the LRM of site {site} is silent for {how_long}"));
         }
         self.sites[site].silent_until > self.now
     }
 
+    /// After so many failures that the broker has stopped to submit, somebody looks after a while.
+    fn administrator_looks(&mut self, site: usize) {
+        let name = self.sites[site].config.name.clone();
+        let pace = self.size.pace.max(1);
+        if self.broker.records.is_paused(&name) && self.chance.happens(200 / pace, 100) {
+            let by = broker_core::Caller::Admin(super::users::owner(1));
+            let event = BrokerEvent::Undrain { site: name, by };
+            self.tell(|| format!("an administrator lets site {site} get pilots again"));
+            let after = Span::from_millis(5);
+            self.plan(after, Coming::Broker(Box::new(event), Sender::Nobody));
+        }
+    }
+
     /// The site's own users and administrators do something.
     pub(super) fn site_lives(&mut self, site: usize) -> Result<(), Box<Violation>> {
+        self.administrator_looks(site);
         let running: Vec<JobNumber> = self.sites[site]
             .model
             .jobs()
@@ -350,9 +420,9 @@ impl World {
         let event = match self.chance.between(0, 99) {
             0..=39 => {
                 let resources = Resources {
-                    cores: 4,
                     memory_mib: 4096,
                     disk_mib: 1000,
+                    ..self.size.node
                 };
                 let minutes = self.chance.between(2, 15);
                 Some(Event::Submit(JobRequest::site(
@@ -379,6 +449,18 @@ impl World {
         };
         if let Some(event) = event {
             self.tell(|| format!("site {site}: {event:?}"));
+            let fault = match event {
+                Event::NodeLost(_) => Some(Fault::NodeLost),
+                Event::NodeDown(_) => Some(Fault::NodeDown),
+                Event::NodePowerLoss(_) => Some(Fault::PowerLoss),
+                _ => None,
+            };
+            if let Some(fault) = fault {
+                self.summary.faults.count(fault);
+            }
+            if matches!(event, Event::Requeue(_)) {
+                self.summary.requeues += 1;
+            }
             if matches!(
                 event,
                 Event::NodeLost(_) | Event::NodeDown(_) | Event::NodePowerLoss(_) | Event::Drain(_)
@@ -390,7 +472,7 @@ impl World {
             self.lrm_step(site, event)?;
         }
         let next = self.chance.millis(30_000, 300_000);
-        self.plan(next, Coming::SiteLife(site));
+        self.plan(self.size.sooner(next), Coming::SiteLife(site));
         Ok(())
     }
 }

@@ -9,16 +9,25 @@
 mod broker_side;
 mod chance;
 mod check;
+mod check_guests;
+mod check_owners;
+mod fault;
 mod guest_side;
 mod lrm_side;
 mod options;
+mod pilot_faults;
 mod pilot_side;
+mod size;
 mod story;
+mod summary;
 mod truth;
 mod users;
+mod wire;
 mod world;
 
-pub use options::{Options, Summary, Violation};
+pub use fault::{Fault, Faults};
+pub use options::{Break, Options, Promise, Violation};
+pub use summary::{Kills, Spread, Summary, Suspends};
 pub use world::World;
 
 /// Runs one simulation to its end.

@@ -1,68 +1,70 @@
 //! The pilots in the simulation: their cores, the guests that they run, and how they die.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use broker_core::Event as BrokerEvent;
-use lrm_adapters::sim::model::{Event as LrmEvent, RunNumber, Start};
+use lrm_adapters::sim::model::{Event as LrmEvent, JobNumber, RunNumber, Start};
 use pilot_core::agent::{self, Agent, Effect, ExitHow};
 use pilot_core::guest::LeaseKey;
 use pilot_core::now::Now;
 use pilot_core::settings::Settings;
-use protocol::codes::ErrorCode;
-use protocol::ids::{Incarnation, LrmJobId, PilotBoot, SubmitKey};
+use protocol::ids::{Incarnation, PilotBoot, SubmitKey};
 use protocol::lease::Order;
 use protocol::slot::{HostFacts, SlotFacts};
 use protocol::time::{Mono, Span, Timestamp};
 
-use super::options::Violation;
+use super::fault::Fault;
+use super::options::{Break, Violation};
 use super::truth::PilotNumber;
-use super::world::{Coming, GuestWork, Sender, World};
+use super::wire::Wire;
+use super::world::{Coming, GuestWork, World};
 
-/// A request of a pilot that is under way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wire {
-    /// When it was sent, on the pilot's clock.
-    pub sent: Mono,
-    /// Number of the sync; none for a registration.
-    number: Option<u64>,
+/// The name of a pilot process.
+pub fn boot(number: PilotNumber) -> PilotBoot {
+    PilotBoot::new(&format!("b{number}")).expect("a boot id")
 }
 
-impl Wire {
-    /// The pilot hears a refusal.
-    pub fn refused(&self, code: ErrorCode, text: String) -> agent::Event {
-        match self.number {
-            Some(number) => agent::Event::SyncRefused { number, code, text },
-            None => agent::Event::RegisterRefused { code, text },
-        }
-    }
-
-    fn failed(&self) -> agent::Event {
-        let text = "no answer".to_owned();
-        match self.number {
-            Some(number) => agent::Event::SyncFailed { number, text },
-            None => agent::Event::RegisterFailed { text },
-        }
-    }
+/// The pilot process with this name.
+pub fn number_of(boot: &PilotBoot) -> Option<PilotNumber> {
+    boot.as_str().strip_prefix('b')?.parse().ok()
 }
 
 /// A pilot process.
 pub struct Pilot {
-    agent: Agent,
+    /// Its mind; none once the process is gone.
+    pub(super) agent: Option<Box<Agent>>,
+    /// Its pilot job, or its share of one.
+    pub(super) key: SubmitKey,
     /// Its site.
     pub site: usize,
-    /// Its run.
+    /// Its job and run there.
+    job: JobNumber,
     pub run: RunNumber,
-    /// False once the process is gone.
-    pub alive: bool,
+    /// What its node really writes, MB a second.
+    pub(super) rate: u64,
     /// Zero of its monotonic clock.
-    epoch: Timestamp,
+    pub(super) epoch: Timestamp,
     /// How much its node's wall clock is ahead.
-    ahead: Span,
+    pub(super) ahead_ms: i64,
     /// The network between it and the broker is cut until then.
-    cut_until: Timestamp,
+    pub(super) cut_until: Timestamp,
+    /// It hangs until then.
+    pub(super) stopped_until: Timestamp,
     tick: Option<Timestamp>,
     /// When the LRM's first SIGTERM reached it.
     pub(super) told: Option<Timestamp>,
+    /// When its kill time last came nearer.
+    pub(super) known_since: Timestamp,
+    /// When it was gone.
+    pub(super) ended: Option<Timestamp>,
+    /// The last fault that can have cost it time.
+    pub(super) excuse: Option<&'static str>,
+    /// The budget of each suspend that it said it begins.
+    pub(super) budgets: BTreeMap<LeaseKey, Span>,
+    /// Suspends that ended, with a state or without: when, and how long they took.
+    pub(super) written: Vec<(Timestamp, Span)>,
+    /// Guests whose end was judged already.
+    pub(super) judged: BTreeSet<LeaseKey>,
     /// What its leases are about.
     pub(super) orders: BTreeMap<LeaseKey, Order>,
     /// The last turn that a guest of it took.
@@ -70,10 +72,16 @@ pub struct Pilot {
 }
 
 impl Pilot {
-    fn now(&self, world: Timestamp) -> Now {
+    /// True while the process exists.
+    pub fn alive(&self) -> bool {
+        self.agent.is_some()
+    }
+
+    pub(super) fn now(&self, world: Timestamp) -> Now {
+        let wall = world.as_millis() + self.ahead_ms;
         Now {
             mono: Mono::from_millis(world.since(self.epoch).as_millis()),
-            wall: world + self.ahead,
+            wall: Timestamp::from_millis(wall),
         }
     }
 }
@@ -89,7 +97,7 @@ impl World {
             submit_key: key.clone(),
             incarnation: Incarnation::new(&format!("{}/{}/{}", site, start.job, start.run))
                 .expect("an incarnation"),
-            lrm_job_id: LrmJobId::new(&start.job.to_string()).ok(),
+            lrm_job_id: Some(self.lrm_id(start.job)),
             node: start.node.clone(),
             resources: start.resources,
             start: start.start,
@@ -97,22 +105,26 @@ impl World {
             notice: config.notice,
             margin: config.margin,
         };
+        let rate = self.rate_of(site, &start.node);
         let mut pilot = Pilot {
-            agent: Agent::new(
-                Now::default(),
-                facts.clone(),
-                HostFacts::default(),
-                PilotBoot::new("b0").expect("a boot id"),
-                Settings::default(),
-            ),
+            agent: None,
+            key: key.clone(),
             site,
+            job: start.job,
             run: start.run,
-            alive: true,
+            rate,
             epoch: self.now.before(Span::from_secs(1)),
-            ahead: self.chance.millis(0, 800),
+            ahead_ms: i64::try_from(self.chance.between(0, 1600)).unwrap_or(0) - 800,
             cut_until: Timestamp::default(),
+            stopped_until: Timestamp::default(),
             tick: None,
             told: None,
+            known_since: self.now,
+            ended: None,
+            excuse: None,
+            budgets: BTreeMap::new(),
+            written: Vec::new(),
+            judged: BTreeSet::new(),
             orders: BTreeMap::new(),
             turns: 0,
         };
@@ -120,13 +132,13 @@ impl World {
             probe_every: Some(Span::from_secs(30)),
             ..Settings::default()
         };
-        pilot.agent = Agent::new(
+        pilot.agent = Some(Box::new(Agent::new(
             pilot.now(self.now),
             facts,
             HostFacts::default(),
-            PilotBoot::new(&format!("b{number}")).expect("a boot id"),
+            boot(number),
             settings,
-        );
+        )));
         self.pilots.push(pilot);
         self.sites[site].runs.insert(start.run, number);
         self.tell(|| {
@@ -140,15 +152,15 @@ impl World {
             after,
             Coming::Pilot(number, Box::new(agent::Event::Started)),
         );
-        if self.fault(60) {
-            let dies = self.chance.millis(1000, 3_600_000);
-            self.plan(dies, Coming::PilotDies(number));
-        }
+        self.plan_pilot_faults(number);
     }
 
     pub(super) fn pilot_ticks(&mut self, pilot: PilotNumber) -> Result<(), Box<Violation>> {
         if self.pilots[pilot].tick.is_some_and(|t| t <= self.now) {
             self.pilots[pilot].tick = None;
+            if self.pilots[pilot].stopped_until > self.now {
+                return Ok(()); // it ticks when it goes on
+            }
             return self.pilot_hears(pilot, agent::Event::Tick);
         }
         Ok(())
@@ -160,23 +172,29 @@ impl World {
         pilot: PilotNumber,
         event: agent::Event,
     ) -> Result<(), Box<Violation>> {
-        if !self.pilots[pilot].alive {
+        let (world, p) = (self.now, &mut self.pilots[pilot]);
+        let now = p.now(world);
+        let Some(agent) = &mut p.agent else {
+            return Ok(());
+        };
+        if p.stopped_until > world {
+            // It hears of it when it goes on.
+            let later = p.stopped_until.since(world) + Span::from_millis(1);
+            self.plan(later, Coming::Pilot(pilot, Box::new(event)));
             return Ok(());
         }
-        let now = self.pilots[pilot].now(self.now);
-        let effects = self.pilots[pilot].agent.step(now, event);
+        let kill_at = agent.clock().kill_at();
+        let effects = agent.step(now, event);
+        if agent.clock().kill_at() < kill_at {
+            p.known_since = world;
+        }
         for effect in effects {
             self.pilot_wants(pilot, effect)?;
-            if !self.pilots[pilot].alive {
-                return Ok(());
-            }
         }
-        if let Some(next) = self.pilots[pilot].agent.next_wakeup() {
-            let at = self.pilots[pilot].epoch + Span::from_millis(next.as_millis());
-            if self.pilots[pilot]
-                .tick
-                .is_none_or(|t| at < t || t < self.now)
-            {
+        let p = &self.pilots[pilot];
+        if let Some(next) = p.agent.as_ref().and_then(|a| a.next_wakeup()) {
+            let at = p.epoch + Span::from_millis(next.as_millis());
+            if p.tick.is_none_or(|t| at < t || t < self.now) {
                 let at = at.max(self.now + Span::from_millis(1));
                 self.pilots[pilot].tick = Some(at);
                 self.plan(at.since(self.now), Coming::PilotTick(pilot));
@@ -191,19 +209,21 @@ impl World {
         pilot: PilotNumber,
         why: &str,
     ) -> Result<(), Box<Violation>> {
-        if !self.pilots[pilot].alive {
+        if !self.pilots[pilot].alive() {
             return Ok(());
         }
-        self.summary.pilots_killed += 1;
         self.tell(|| format!("pilot {pilot} is killed by {why}"));
         self.pilot_ends(pilot, 137)
     }
 
     fn pilot_ends(&mut self, pilot: PilotNumber, code: i32) -> Result<(), Box<Violation>> {
-        self.pilots[pilot].alive = false;
-        for lease in self.truth.guests_of(pilot) {
-            self.summary.kills += 1;
-            self.truth.guest_goes(pilot, &lease);
+        self.pilots[pilot].agent = None;
+        self.pilots[pilot].ended = Some(self.now);
+        if !self.breaks(Break::Guests) {
+            for lease in self.truth.guests_of(pilot) {
+                self.summary.kills.with_pilot += 1;
+                self.truth.guest_goes(pilot, &lease);
+            }
         }
         let (site, run) = (self.pilots[pilot].site, self.pilots[pilot].run);
         let event = LrmEvent::Exited { run, code };
@@ -211,57 +231,14 @@ impl World {
         Ok(())
     }
 
-    /// The pilot gets no answer: its time limit passes, or the connection is refused.
-    pub(super) fn sync_unanswered(&mut self, pilot: PilotNumber, wire: &Wire, after: Span) {
-        self.plan(after, Coming::Pilot(pilot, Box::new(wire.failed())));
-    }
-
-    /// An answer of the broker goes on its way.
-    pub(super) fn answer_pilot(&mut self, pilot: PilotNumber, wire: &Wire, event: agent::Event) {
-        if self.pilots[pilot].cut_until > self.now || self.fault(10) {
-            self.summary.lost_messages += 1;
-            self.sync_unanswered(pilot, wire, Span::from_secs(25));
-            return;
-        }
-        let delay = if self.fault(5) {
-            self.chance.millis(1000, 90_000)
-        } else {
-            self.chance.millis(1, 40)
-        };
-        self.plan(delay, Coming::Pilot(pilot, Box::new(event)));
-    }
-
-    fn send_to_broker(&mut self, pilot: PilotNumber, event: BrokerEvent, wire: Wire) {
-        if self.pilots[pilot].cut_until <= self.now && self.fault(3) {
-            let cut = self.chance.millis(5_000, 900_000);
-            self.pilots[pilot].cut_until = self.now + cut;
-            self.tell(|| format!("the network of pilot {pilot} is cut for {cut}"));
-        }
-        if self.pilots[pilot].cut_until > self.now || self.fault(10) {
-            self.summary.lost_messages += 1;
-            self.sync_unanswered(pilot, &wire, Span::from_secs(25));
-            return;
-        }
-        let delay = self.chance.millis(1, 40);
-        if self.fault(5) {
-            // The same request arrives a second time, later.
-            let again = self.chance.millis(50, 20_000);
-            self.plan(
-                again,
-                Coming::Broker(Box::new(event.clone()), Sender::Nobody),
-            );
-        }
-        self.plan(
-            delay,
-            Coming::Broker(Box::new(event), Sender::Pilot(pilot, wire)),
-        );
-    }
-
     fn pilot_wants(&mut self, pilot: PilotNumber, effect: Effect) -> Result<(), Box<Violation>> {
         let now = self.pilots[pilot].now(self.now);
         match effect {
             Effect::Register => {
-                let request = Box::new(self.pilots[pilot].agent.registration("sim"));
+                let Some(agent) = &self.pilots[pilot].agent else {
+                    return Ok(());
+                };
+                let request = Box::new(agent.registration("sim"));
                 let wire = Wire {
                     sent: now.mono,
                     number: None,
@@ -280,13 +257,10 @@ impl World {
                 self.send_to_broker(pilot, event, wire);
             }
             Effect::Probe => {
-                let (site, run) = (self.pilots[pilot].site, self.pilots[pilot].run);
-                let model = &self.sites[site].model;
-                let job = model.runs().find(|(n, _)| *n == run).map(|(_, r)| r.job);
-                let mut end = job
-                    .and_then(|j| model.observe_one(self.now, j))
-                    .and_then(|o| o.end);
-                if self.fault(50) {
+                let (site, job) = (self.pilots[pilot].site, self.pilots[pilot].job);
+                let seen = self.sites[site].model.observe_one(self.now, job);
+                let mut end = seen.and_then(|o| o.end);
+                if self.fault(Fault::ProbeUnanswered, 50) || self.breaks(Break::Signals) {
                     end = None;
                 }
                 let event = agent::Event::Probed(end);
@@ -318,12 +292,15 @@ impl World {
             Effect::Checkpoint {
                 lease, state, run, ..
             } => self.suspends(pilot, lease, state, run, true),
-            Effect::Flush { .. } => {}
+            Effect::Flush { lease } => self.flushes(pilot, lease),
             Effect::AbortSuspend { lease } => {
+                // What is being written is dropped: its end no longer counts.
+                self.summary.suspends.given_up += 1;
                 self.drops_what_is_written(pilot, lease);
             }
             Effect::Shutdown { lease } => {
-                if self.chance.happens(900)
+                self.check_worth_a_state(pilot, &lease)?;
+                if self.chance.happens(900, 100)
                     && let Some(turn) = self
                         .truth
                         .guests
@@ -338,8 +315,8 @@ impl World {
                 }
             }
             Effect::Kill { lease } => {
+                self.check_worth_a_state(pilot, &lease)?;
                 if self.truth.guest_goes(pilot, &lease).is_some() {
-                    self.summary.kills += 1;
                     self.tell(|| format!("pilot {pilot} kills {lease}"));
                 }
                 let event = agent::Event::GuestExited {
@@ -361,13 +338,16 @@ impl World {
                 self.plan(Span::from_millis(10), Coming::Pilot(pilot, Box::new(event)));
             }
             Effect::Tell { .. } => {} // its guests have no agents
-            Effect::Record(event) => self.tell(|| {
-                let of = event
-                    .workspace
-                    .map(|w| format!(" [{w}]"))
-                    .unwrap_or_default();
-                format!("pilot {pilot}{of}: {}", event.text)
-            }),
+            Effect::Record(event) => {
+                self.note_budget(pilot, &event);
+                self.tell(|| {
+                    let of = event
+                        .workspace
+                        .map(|w| format!(" [{w}]"))
+                        .unwrap_or_default();
+                    format!("pilot {pilot}{of}: {}", event.text)
+                });
+            }
             Effect::CleanUp => {
                 let event = agent::Event::CleanedUp {
                     leftovers: Vec::new(),

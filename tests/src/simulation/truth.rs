@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pilot_core::guest::LeaseKey;
-use protocol::ids::{StateId, WorkspaceId};
+use protocol::ids::{Generation, StateId, WorkspaceId};
 use protocol::time::{Span, Timestamp};
 
 /// Which pilot process.
@@ -19,11 +19,27 @@ pub struct Guest {
     pub since: Option<Timestamp>,
     /// A checkpoint of it is being written.
     pub checkpoint: bool,
+    /// What a suspend of it writes when nothing is in the store.
+    pub bytes: u64,
+    /// From when on its memory is in the store but for what it has written since.
+    pub flushed: Option<Timestamp>,
+    /// When it first executed here.
+    pub up: Option<Timestamp>,
+    /// The broker has had no such lease since then.
+    pub unowned: Option<Timestamp>,
     /// Changes whenever it starts or stops executing, so that plans for it can be dropped.
     pub turn: u64,
 }
 
 impl Guest {
+    /// What a suspend of it writes.
+    pub fn left_at(&self, now: Timestamp) -> u64 {
+        match self.flushed {
+            Some(done) if done <= now => self.bytes / 8,
+            Some(_) | None => self.bytes,
+        }
+    }
+
     /// Guest-running time now.
     pub fn ran_at(&self, now: Timestamp) -> Span {
         self.ran + self.since.map_or(Span::ZERO, |s| now.since(s))
@@ -40,7 +56,7 @@ pub struct SavedState {
 }
 
 /// All that is really there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Truth {
     /// Guests by pilot and lease.
     pub guests: BTreeMap<(PilotNumber, LeaseKey), Guest>,
@@ -49,6 +65,20 @@ pub struct Truth {
     /// States that a pilot deleted when it was told to.
     pub discarded: BTreeSet<StateId>,
     alive: BTreeMap<WorkspaceId, u32>,
+    /// Before all ids of workspaces.
+    least: WorkspaceId,
+}
+
+impl Default for Truth {
+    fn default() -> Self {
+        Self {
+            guests: BTreeMap::new(),
+            states: BTreeMap::new(),
+            discarded: BTreeSet::new(),
+            alive: BTreeMap::new(),
+            least: WorkspaceId::new("0").expect("an id"),
+        }
+    }
 }
 
 impl Truth {
@@ -66,16 +96,23 @@ impl Truth {
         let gone = self.guests.remove(&(pilot, lease.clone()))?;
         if let Some(count) = self.alive.get_mut(&lease.workspace) {
             *count -= 1;
+            if *count == 0 {
+                self.alive.remove(&lease.workspace);
+            }
         }
         Some(gone)
     }
 
     /// All guests of a pilot.
     pub fn guests_of(&self, pilot: PilotNumber) -> Vec<LeaseKey> {
+        let none = LeaseKey {
+            workspace: self.least.clone(),
+            generation: Generation(0),
+        };
         self.guests
-            .keys()
-            .filter(|(p, _)| *p == pilot)
-            .map(|(_, lease)| lease.clone())
+            .range((pilot, none)..)
+            .take_while(|((p, _), _)| *p == pilot)
+            .map(|((_, lease), _)| lease.clone())
             .collect()
     }
 }

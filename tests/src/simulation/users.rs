@@ -8,7 +8,7 @@ use protocol::resources::Resources;
 use protocol::time::Span;
 use protocol::workspace::{Artefact, Image, OnEviction, Policy, WorkspaceSpec};
 
-use super::options::Violation;
+use super::options::{Promise, Violation};
 use super::world::{Coming, Sender, World};
 
 /// What the users know.
@@ -18,6 +18,8 @@ pub struct Users {
     pub sent: u32,
     /// Requests that were accepted: these must never be lost.
     pub accepted: BTreeSet<WorkspaceId>,
+    /// Of those, the ones that have not ended by the broker's records.
+    pub open: BTreeSet<WorkspaceId>,
     /// Requests without an answer: sent again with the same key.
     pub unsure: BTreeMap<u32, WorkspaceSpec>,
     /// The workspace that each request became.
@@ -43,7 +45,7 @@ fn spec(world: &mut World) -> WorkspaceSpec {
         1 => (OnEviction::Fail, world.chance.between(2, 8)),
         _ => (OnEviction::Suspend, world.chance.between(3, 100)),
     };
-    let checkpoint_every = (on_eviction == OnEviction::Suspend && world.chance.happens(300))
+    let checkpoint_every = (on_eviction == OnEviction::Suspend && world.chance.happens(300, 100))
         .then(|| world.chance.millis(20_000, 900_000));
     WorkspaceSpec {
         name: "sim".into(),
@@ -64,7 +66,7 @@ fn spec(world: &mut World) -> WorkspaceSpec {
             on_eviction,
             max_suspends: 200,
             max_restarts: 40,
-            may_be_killed: world.chance.happens(700),
+            may_be_killed: world.chance.happens(700, 100),
             checkpoint_every,
         },
         advance_to: protocol::workspace::AdvanceTo::default(),
@@ -79,29 +81,28 @@ impl World {
         self.users.sent >= self.options.requests
             && self.summary.slots >= self.options.slots
             && self.users.unsure.is_empty()
-            && self.open_requests().is_empty()
+            && self.users.open.is_empty()
     }
 
     /// Accepted requests that have not ended.
     pub(super) fn open_requests(&self) -> Vec<String> {
-        self.users
-            .accepted
-            .iter()
-            .filter(|id| self.broker.state_of(id).is_none_or(|s| !s.is_final()))
-            .map(ToString::to_string)
-            .collect()
+        self.users.open.iter().map(ToString::to_string).collect()
     }
 
     pub(super) fn user_acts(&mut self) -> Result<(), Box<Violation>> {
-        let more =
-            self.users.sent < self.options.requests || self.summary.slots < self.options.slots;
+        // When all have been sent and more slots are to be given, no more than these can use.
+        let idle = self.users.open.len() < self.size.busy;
+        let more = self.users.sent < self.options.requests
+            || (self.summary.slots < self.options.slots && idle);
         if more {
-            for _ in 0..self.chance.between(1, 8) {
+            for _ in 0..self.chance.between(1, self.size.burst) {
                 self.user_submits();
             }
         }
-        if self.chance.happens(100) {
-            self.user_changes_mind();
+        for _ in 0..self.size.pace {
+            if self.chance.happens(100, 100) {
+                self.user_changes_mind();
+            }
         }
         for number in self.users.unsure.keys().copied().collect::<Vec<_>>() {
             self.user_sends(number);
@@ -148,7 +149,7 @@ impl World {
             .or_insert_with(|| id.clone());
         if known != id {
             let what = format!("request {number} became {known} and {id}");
-            return Err(self.violation(&what, &[id.to_string()]));
+            return Err(self.violation(Promise::Kept, &what, &[id.to_string()]));
         }
         if let Some(spec) = self.users.unsure.remove(&number) {
             // The guest's own program ends a little before or after the run time asked for.
@@ -156,17 +157,25 @@ impl World {
             let work = Span::from_millis(spec.run_time.as_millis() * share / 100);
             self.work.insert(id.clone(), work);
             self.users.accepted.insert(id.clone());
+            if self.broker.state_of(id).is_none_or(|s| !s.is_final()) {
+                self.users.open.insert(id.clone());
+            }
             self.summary.requests += 1;
         }
         Ok(())
     }
 
     fn user_changes_mind(&mut self) {
-        let open = self.open_requests();
-        if open.is_empty() {
+        let Some(last) = u64::try_from(self.users.open.len())
+            .ok()
+            .and_then(|n| n.checked_sub(1))
+        else {
             return;
-        }
-        let id = WorkspaceId::new(&self.chance.pick(&open).clone()).expect("a workspace id");
+        };
+        let nth = usize::try_from(self.chance.between(0, last)).unwrap_or(0);
+        let Some(id) = self.users.open.iter().nth(nth).cloned() else {
+            return;
+        };
         let by = Caller::Admin(owner(1));
         let event = match self.chance.between(0, 4) {
             0 => broker_core::Event::Cancel { id: id.clone(), by },

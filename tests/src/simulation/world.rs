@@ -12,12 +12,16 @@ use protocol::time::{Span, Timestamp};
 
 use super::broker_side::BrokerSide;
 use super::chance::Chance;
+use super::fault::Fault;
 use super::lrm_side::Site;
-use super::options::{Options, Summary, Violation};
-use super::pilot_side::{Pilot, Wire};
+use super::options::{Break, Options, Promise, Violation};
+use super::pilot_side::Pilot;
+use super::size::Size;
 use super::story::Story;
+use super::summary::{Spread, Summary};
 use super::truth::{PilotNumber, Truth};
 use super::users::Users;
+use super::wire::Wire;
 
 /// When the simulation begins.
 const BEGIN: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -48,6 +52,14 @@ pub enum Coming {
     Guest(PilotNumber, LeaseKey, GuestWork, u64),
     /// A pilot process dies by a fault.
     PilotDies(PilotNumber),
+    /// A pilot process hangs for so long.
+    PilotStops(PilotNumber, Span),
+    /// A pilot's warden ends its guests, if the pilot still hangs.
+    Warden(PilotNumber),
+    /// A node's wall clock jumps.
+    ClockJumps(PilotNumber),
+    /// The broker is to crash at its next change.
+    BrokerFails,
     /// A site's batch system: something happens there.
     Lrm(usize, Box<lrm_adapters::sim::model::Event>),
     /// The broker's command reaches a site's batch system.
@@ -97,6 +109,8 @@ pub struct SuspendWork {
     pub took: Span,
     /// It will fail, with the guest alive.
     pub fails: bool,
+    /// When it was begun.
+    pub begun: Timestamp,
     /// The guest stood still before.
     pub was_paused: bool,
 }
@@ -115,6 +129,7 @@ pub enum Command {
 /// All of it.
 pub struct World {
     pub(super) options: Options,
+    pub(super) size: Size,
     pub(super) now: Timestamp,
     pub(super) chance: Chance,
     pub(super) story: Story,
@@ -126,6 +141,10 @@ pub struct World {
     pub(super) users: Users,
     /// How long each workspace really needs, by its guest's own program.
     pub(super) work: BTreeMap<WorkspaceId, Span>,
+    /// Actual time of each suspend that no fault slowed down, in thousandths of its budget.
+    pub(super) actual: Vec<u64>,
+    /// Its budget in thousandths of the actual time, where the pilot had measured before.
+    pub(super) learned: Vec<u64>,
     queue: BinaryHeap<Reverse<(Timestamp, u64)>>,
     coming: BTreeMap<u64, Coming>,
     next: u64,
@@ -135,10 +154,12 @@ impl World {
     /// A world in which nothing has happened.
     pub fn new(options: Options) -> Self {
         let mut chance = Chance::new(options.seed);
-        let sites = Site::draw(&mut chance, &options);
+        let size = Size::of(&options);
+        let sites = Site::draw(&mut chance, &options, &size);
         let broker = BrokerSide::new(&sites, options.seed);
         let mut world = Self {
             options,
+            size,
             now: BEGIN,
             chance,
             story: Story::default(),
@@ -149,6 +170,8 @@ impl World {
             sites,
             pilots: Vec::new(),
             work: BTreeMap::new(),
+            actual: Vec::new(),
+            learned: Vec::new(),
             queue: BinaryHeap::new(),
             coming: BTreeMap::new(),
             next: 0,
@@ -159,6 +182,7 @@ impl World {
             world.plan(Span::from_secs(7), Coming::Observe(site));
             world.plan(Span::from_secs(60), Coming::SiteLife(site));
         }
+        world.plan_broker_failure();
         world
     }
 
@@ -173,30 +197,42 @@ impl World {
                 if self.is_over() {
                     break;
                 }
+                self.check_owners()?;
+                self.check_nodes()?;
                 look_at = self.now + LOOK;
             }
             let Some(Reverse((at, number))) = self.queue.pop() else {
-                return Err(self.violation("nothing is to come, and requests are open", &[]));
+                let what = "nothing is to come, and requests are open";
+                return Err(self.violation(Promise::Ends, what, &[]));
             };
             let Some(coming) = self.coming.remove(&number) else {
                 continue;
             };
             self.now = self.now.max(at);
-            if self.now.since(BEGIN) > PATIENCE {
+            if self.now.since(BEGIN) > self.patience() {
                 let open = self.open_requests();
                 let what = format!(
-                    "stuck after {PATIENCE} with {} open requests\n{}",
+                    "stuck after {} with {} open requests\n{}",
+                    self.patience(),
                     open.len(),
                     self.explain(open.first())
                 );
-                return Err(self.violation(&what, &open[..1.min(open.len())]));
+                let about = &open[..1.min(open.len())];
+                return Err(self.violation(Promise::Ends, &what, about));
             }
             self.summary.steps += 1;
             self.happen(coming)?;
         }
         self.check_end()?;
         self.summary.virtual_s = self.now.since(BEGIN).as_millis() / 1000;
-        Ok(self.summary)
+        self.summary.actual_of_budget = Spread::of(std::mem::take(&mut self.actual));
+        self.summary.learned_budget_of_actual = Spread::of(std::mem::take(&mut self.learned));
+        Ok(self.summary.clone())
+    }
+
+    /// The more goes wrong, the longer a request takes.
+    fn patience(&self) -> Span {
+        PATIENCE.times(self.options.faults.div_ceil(100).max(1))
     }
 
     fn happen(&mut self, coming: Coming) -> Result<(), Box<Violation>> {
@@ -211,7 +247,23 @@ impl World {
             Coming::Guest(pilot, lease, work, turn) => {
                 self.guest_work_ends(pilot, &lease, work, turn)
             }
-            Coming::PilotDies(pilot) => self.pilot_dies(pilot, "a fault"),
+            Coming::PilotDies(pilot) => self.pilot_killed_by_fault(pilot),
+            Coming::PilotStops(pilot, span) => {
+                self.pilot_stops(pilot, span);
+                Ok(())
+            }
+            Coming::Warden(pilot) => {
+                self.warden_acts(pilot);
+                Ok(())
+            }
+            Coming::ClockJumps(pilot) => {
+                self.clock_jumps(pilot);
+                Ok(())
+            }
+            Coming::BrokerFails => {
+                self.broker_fails();
+                Ok(())
+            }
             Coming::Lrm(site, event) => self.lrm_hears(site, *event),
             Coming::Command(site, command) => self.lrm_commanded(site, command),
             Coming::Observe(site) => self.lrm_observed(site),
@@ -232,14 +284,30 @@ impl World {
         self.story.tell(self.now, line());
     }
 
-    /// True `per_mille` times in a thousand, scaled by the options' faults.
-    pub(super) fn fault(&mut self, per_mille: u64) -> bool {
-        self.options.faults > 0 && self.chance.happens(per_mille * self.options.faults / 100)
+    /// Whether a fault happens now: `per_mille` times in a thousand, scaled by the options.
+    pub(super) fn fault(&mut self, fault: Fault, per_mille: u64) -> bool {
+        let happens =
+            self.options.faults > 0 && self.chance.happens(per_mille, self.options.faults);
+        if happens {
+            self.summary.faults.count(fault);
+        }
+        happens
+    }
+
+    /// True when this rule is to be broken.
+    pub(super) fn breaks(&self, rule: Break) -> bool {
+        self.options.breaks == Some(rule)
     }
 
     /// A broken promise, with the story of what it is about.
-    pub(super) fn violation(&self, what: &str, about: &[String]) -> Box<Violation> {
+    pub(super) fn violation(
+        &self,
+        promise: Promise,
+        what: &str,
+        about: &[String],
+    ) -> Box<Violation> {
         Box::new(Violation {
+            promise,
             what: format!("at {}: {what}", self.now),
             replay: self.options.replay(),
             story: self.story.about(about, 120),

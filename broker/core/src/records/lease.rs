@@ -29,6 +29,9 @@ pub struct LeaseRecord {
     pub granted: Timestamp,
     /// When it is over without a further sync; the margin comes on top.
     pub expiry: Timestamp,
+    /// The longest that an answer to its pilot let it live. None: an older broker gave it.
+    #[serde(default)]
+    pub life: Option<Span>,
     /// Where it is by its pilot's word; none until the pilot has reported it.
     pub phase: Option<LeasePhase>,
     /// Guest-running time of the workspace by its pilot's word.

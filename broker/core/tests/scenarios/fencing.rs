@@ -114,6 +114,23 @@ fn a_pilot_that_leaves_and_calls_a_guest_alive_is_not_believed() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_keeps_no_lease_alive() {
+    let mut w = one_site();
+    let (id, p) = running(&mut w, hour());
+    sync_now(&mut w, p);
+    // The pilot is gone, and the host's clock was a day ahead.
+    w.pilots[p].guests.clear();
+    w.set_clock_back(Span::from_mins(24 * 60));
+    w.restart_broker();
+    w.pass_ticking(TTL);
+    assert_eq!(w.state(&id), WorkspaceState::Running, "within the margin");
+    w.pass_ticking(MARGIN + Span::from_secs(1));
+    assert_eq!(w.state(&id), WorkspaceState::Queued);
+    let key = w.pilots[p].key.clone();
+    assert_eq!(pilot_state(&w, &key), PilotState::Lost);
+}
+
+#[test]
 fn after_a_restart_the_pilots_have_a_full_lease_to_come_back() {
     let mut w = one_site();
     let (id, p) = running(&mut w, hour());

@@ -256,6 +256,11 @@ impl World {
         self.step(Event::Started);
     }
 
+    /// The clock of the broker's host is set back.
+    pub fn set_clock_back(&mut self, by: Span) {
+        self.now = self.now.before(by);
+    }
+
     /// Brings a pilot up for the next order, registered and synced once.
     pub fn pilot_up(&mut self) -> usize {
         let order = self.take_order().expect("no pilot was submitted");
