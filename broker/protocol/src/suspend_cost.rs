@@ -323,8 +323,9 @@ fn fixed_of(large: &[(f64, f64)]) -> Option<f64> {
     let assumed = notice::SUSPEND_FIXED.as_secs_f64();
     let most = least / LEAST_RATIO;
     let tried = (0..TRIED).map(|n| most * f64::from(n) / f64::from(TRIED));
-    let best = tried.min_by(|a, b| off(*a).total_cmp(&off(*b)))?;
-    (off(best) < off(assumed) * BETTER).then_some(best)
+    let tried = tried.map(|fixed| (off(fixed), fixed));
+    let (least_off, best) = tried.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    (least_off < off(assumed) * BETTER).then_some(best)
 }
 
 /// Mean and standard deviation, 0 for less than two.

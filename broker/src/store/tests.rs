@@ -1,8 +1,11 @@
-use broker_core::records::{DiscardRecord, EventRecord, IdempotencyRecord, Log, Meta, SiteRecord};
+use broker_core::records::{
+    CostRecord, DiscardRecord, EventRecord, IdempotencyRecord, Log, Meta, SiteRecord,
+};
 use broker_core::{Changes, Records};
 use protocol::ids::{
-    EventSeq, IdempotencyKey, SiteName, StateId, SubmitKey, UserName, WorkspaceId,
+    EventSeq, IdempotencyKey, NodeName, SiteName, StateId, SubmitKey, UserName, WorkspaceId,
 };
+use protocol::suspend_cost::{Sample, Samples};
 use protocol::time::{Span, Timestamp};
 
 use super::{Reader, Store, StoreError, revoke};
@@ -31,6 +34,23 @@ fn event(log: Log, seq: u64) -> EventRecord {
     }
 }
 
+fn cost(site: &SiteName, node: NodeName) -> CostRecord {
+    let sample = Sample {
+        bytes: 31,
+        took: Span::from_millis(28),
+    };
+    CostRecord {
+        version: 1,
+        site: site.clone(),
+        node,
+        filesystem: "/shared nfs4 server:/export".into(),
+        measured: 7,
+        at: NOW,
+        slow: false,
+        samples: Samples::from_iter([sample]),
+    }
+}
+
 fn changes() -> Changes {
     let site = SiteName::new("lab").unwrap();
     let (owner, key) = (
@@ -49,6 +69,12 @@ fn changes() -> Changes {
         workspace: workspace.clone(),
     };
     changes.idempotency.insert((owner, key), record);
+    for node in ["n1", "n2"] {
+        let node = NodeName::new(node).unwrap();
+        changes
+            .costs
+            .insert((site.clone(), node.clone()), Some(cost(&site, node)));
+    }
     let discard = DiscardRecord {
         state: state.clone(),
         site,
@@ -109,8 +135,12 @@ async fn what_is_applied_is_loaded_again() {
         submit_failures: 3,
         ..SiteRecord::new(name.clone())
     };
+    second
+        .costs
+        .insert((name.clone(), NodeName::new("n1").unwrap()), None);
     second.sites.insert(name, site);
     expected.apply(&second);
+    assert_eq!(expected.costs.len(), 1);
     store.apply(&second).await.unwrap();
     assert_eq!(store.load(meta).await.unwrap(), expected);
 }
