@@ -173,7 +173,7 @@ fn tell(bounds: &Bounds, acts: &[Act], what: &str, calm: bool) -> Box<Counterexa
         for act in acts {
             held = held.and_then(|()| world.act(*act));
         }
-        lines = world.log.clone().unwrap_or_default();
+        lines = world.log.unwrap_or_default();
         if calm && held.is_ok() {
             lines.push("        from here on nothing goes wrong".into());
         }

@@ -225,10 +225,9 @@ impl World {
 
     /// Plans the next crash of the broker.
     pub(super) fn plan_broker_failure(&mut self) {
-        if self.options.faults > 0 {
-            let after = self.chance.millis(60_000, 1_500_000).as_millis();
-            let after = Span::from_millis(after * 100 / self.options.faults);
-            self.plan(after, Coming::BrokerFails);
+        let usual = self.chance.millis(60_000, 1_500_000).as_millis() * 100;
+        if let Some(after) = usual.checked_div(self.options.faults) {
+            self.plan(Span::from_millis(after), Coming::BrokerFails);
         }
     }
 

@@ -4,6 +4,7 @@ use broker_core::Changes;
 use lrm_adapters::sim::model::JobPhase;
 use pilot_core::guest::LeaseKey;
 use protocol::ids::StateId;
+use protocol::time::{Span, Timestamp};
 use protocol::workspace::WorkspaceState;
 
 use super::options::{Promise, Violation};
@@ -182,8 +183,15 @@ impl World {
             return Ok(());
         };
         let really = guest.ran_at(self.now);
-        let off = really.minus(saved.run).as_millis() + saved.run.minus(really).as_millis();
-        if off > 2000 {
+        // A pilot that hung may have heard of a start later than it was.
+        let hung = self.pilots[pilot].stopped_until > Timestamp::default();
+        let less = if hung {
+            Span::ZERO
+        } else {
+            really.minus(saved.run)
+        };
+        let off = less + saved.run.minus(really);
+        if off > Span::from_secs(2) {
             let what = format!(
                 "the state of {lease} says {} of run time, the guest had {really}",
                 saved.run
