@@ -2,7 +2,7 @@
 //!
 //! A checkpoint is a complete state of a guest that goes on running. One is due each time that the
 //! guest has run for the request's `checkpoint_every` since its last state, but the guest stands
-//! still for it: where one takes long, the next waits until the guest has run ten times as long.
+//! still for it: where one takes long, or fails after long, the next waits ten times as long.
 
 use protocol::ids::StateId;
 use protocol::lease::StateRef;
@@ -10,7 +10,8 @@ use protocol::time::{Mono, Span};
 
 /// A guest runs at least so many times as long as its last checkpoint took before the next one.
 const LEAST_SHARE: u64 = 10;
-/// Pause after the first failed checkpoint; it doubles, up to `checkpoint_every`.
+/// Pause after the first failed checkpoint; it doubles, up to `checkpoint_every`. Longer where the
+/// guest stood still for long.
 const RETRY: Span = Span::from_secs(10);
 
 /// The checkpoint that is being made.
@@ -73,10 +74,11 @@ impl Checkpoints {
         self.newest = Some(state);
     }
 
-    /// One failed, and left nothing.
-    pub fn failed(&mut self, now: Mono, every: Span) {
+    /// One failed after `spent`, and left nothing.
+    pub fn failed(&mut self, now: Mono, every: Span, spent: Span) {
         self.under_way = None;
         let pause = RETRY.times(1 << self.failures.min(16)).min(every);
+        let pause = pause.max(spent.times(LEAST_SHARE));
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + pause;
     }
@@ -118,14 +120,16 @@ mod tests {
         let (every, mut c) = (Span::from_secs(60), Checkpoints::new(Span::ZERO));
         let pauses: Vec<u64> = (0..5)
             .map(|_| {
-                c.failed(Mono::from_millis(1000), every);
+                c.failed(Mono::from_millis(1000), every, Span::from_millis(5));
                 c.retry_at().since(Mono::from_millis(1000)).as_millis() / 1000
             })
             .collect();
         assert_eq!(pauses, [10, 20, 40, 60, 60]);
         assert_eq!(c.next_number(), 1, "what failed has left no name");
         c.completed(state(1), Span::ZERO);
-        c.failed(Mono::from_millis(0), every);
+        c.failed(Mono::from_millis(0), every, Span::ZERO);
         assert_eq!(c.retry_at(), Mono::from_millis(10_000));
+        c.failed(Mono::from_millis(0), every, Span::from_secs(40));
+        assert_eq!(c.retry_at(), Mono::from_millis(400_000), "a hung disk");
     }
 }

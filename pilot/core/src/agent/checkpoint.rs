@@ -180,7 +180,19 @@ impl Agent {
             return;
         }
         let every = lease.spec.policy.checkpoint_every.unwrap_or_default();
-        lease.checkpoints.failed(self.now.mono, every);
+        let spent = match lease.stage {
+            Stage::Checkpointing { since, .. } => self.now.mono.since(since),
+            Stage::Staging
+            | Stage::Staged
+            | Stage::Starting { .. }
+            | Stage::Running { .. }
+            | Stage::Paused { .. }
+            | Stage::Suspending { .. }
+            | Stage::Stopping { .. }
+            | Stage::Killing { .. }
+            | Stage::Ended { .. } => Span::ZERO,
+        };
+        lease.checkpoints.failed(self.now.mono, every, spent);
         let text = format!("the checkpoint failed and was discarded: {reason}");
         self.note("checkpoint_failed", lease, text);
         // A guest that is gone says how in a moment; till then nothing is to be done with it.
