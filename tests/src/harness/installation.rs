@@ -20,6 +20,7 @@ use super::binaries::Binaries;
 use super::node::{Found, Snapshot};
 use super::played;
 use super::process::Program;
+use super::proxy::Proxy;
 use super::setup::Setup;
 use super::wait::{PATIENCE, until};
 
@@ -37,6 +38,8 @@ pub struct Installation {
     pub admin: Client,
     /// The programs.
     pub binaries: Binaries,
+    /// The network between pilots and broker, where the set-up has one.
+    pub proxy: Option<Proxy>,
     url: String,
     before: Snapshot,
     place: PathBuf,
@@ -74,7 +77,13 @@ impl Installation {
             fs::create_dir(place.join(sub)).context("failed to make a directory")?;
         }
         fs::write(place.join("lrm.toml"), setup.lrm_config())?;
-        let config = setup.broker_config(&place, &binaries.pilot, &binaries.lrm, port);
+        let proxy = match setup.proxied {
+            true => Some(Proxy::start((Ipv4Addr::LOCALHOST, port).into()).await?),
+            false => None,
+        };
+        let way = proxy.as_ref().map(Proxy::url);
+        let (pilot, lrm) = (&binaries.pilot, &binaries.lrm);
+        let config = setup.broker_config(&place, pilot, lrm, port, way.as_deref());
         fs::write(place.join("broker.toml"), config)?;
         if setup.played_pbs {
             played::pbs(&place, &binaries.fake)?;
@@ -88,6 +97,7 @@ impl Installation {
             user,
             admin,
             binaries,
+            proxy,
             url,
             before,
             place,

@@ -9,10 +9,12 @@ mod installation;
 pub mod node;
 mod played;
 pub mod process;
+pub mod proxy;
 pub mod qualify;
 mod setup;
 pub mod slurm;
 pub mod wait;
+pub mod wire;
 
 pub use binaries::Binaries;
 pub use checks::{Counting, LrmJob, guest_dir};
