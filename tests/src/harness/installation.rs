@@ -8,7 +8,6 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pilot_submit::client::{Client, ClientSettings, Token};
 use protocol::api::{EventView, WorkspaceView};
@@ -17,7 +16,7 @@ use protocol::workspace::{WorkspaceSpec, WorkspaceState};
 use tempfile::TempDir;
 
 use super::binaries::Binaries;
-use super::node::{Found, Snapshot};
+use super::node::{self, Found, Snapshot};
 use super::played;
 use super::process::Program;
 use super::proxy::Proxy;
@@ -342,12 +341,7 @@ impl Installation {
 
     /// Kills all processes that have to do with a slot's directory, at once and unheard.
     pub fn kill_everything_in_slots(&self) {
-        for found in Snapshot::take(&self.place.join("scratch")).iter() {
-            if let Found::Process { pid, .. } = found {
-                // One that has ended meanwhile is as good.
-                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-            }
-        }
+        node::end_all(&self.place.join("scratch"));
     }
 
     /// Process ids of the pilots that run now.
@@ -393,16 +387,12 @@ impl Drop for Installation {
         for program in [self.broker.take(), self.lrm.take()] {
             drop(program);
         }
-        for found in Snapshot::take(&self.place).iter() {
-            if let Found::Process { pid, .. } = found {
-                // One that has ended meanwhile is as good.
-                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-            }
-        }
+        node::end_all(&self.place);
     }
 }
 
-async fn client(
+/// Makes a token of this kind and a client that uses it.
+pub(crate) async fn client(
     binaries: &Binaries,
     place: &Path,
     url: &str,
@@ -422,7 +412,8 @@ async fn client(
     Ok(Client::new(&settings)?)
 }
 
-async fn run(program: &Path, args: &[&str]) -> Result<Output> {
+/// Runs a program to its end.
+pub(crate) async fn run(program: &Path, args: &[&str]) -> Result<Output> {
     tokio::process::Command::new(program)
         .args(args)
         .stdin(std::process::Stdio::null())
@@ -432,7 +423,8 @@ async fn run(program: &Path, args: &[&str]) -> Result<Output> {
         .with_context(|| format!("failed to run {}", program.display()))
 }
 
-fn said(output: &Output) -> Result<String> {
+/// What a program printed, if it went well.
+pub(crate) fn said(output: &Output) -> Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -444,7 +436,7 @@ fn said(output: &Output) -> Result<String> {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to find a port")?;
     Ok(probe.local_addr()?.port())
 }

@@ -5,7 +5,7 @@ mod checks;
 pub mod condor;
 mod counter;
 pub mod front;
-mod installation;
+pub(crate) mod installation;
 pub mod node;
 mod played;
 pub mod process;
@@ -17,7 +17,7 @@ pub mod wait;
 pub mod wire;
 
 pub use binaries::Binaries;
-pub use checks::{Counting, LrmJob, guest_dir};
+pub use checks::{Counting, LrmJob, guest_dir, sound};
 pub use counter::{Count, CounterLog};
 pub use installation::Installation;
 pub use setup::{Batch, Guests, Setup};

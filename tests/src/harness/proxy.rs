@@ -182,6 +182,11 @@ impl Proxy {
         });
     }
 
+    /// Joins all pilots again that are not cut off one by one.
+    pub fn join_all(&self) {
+        self.shared.cuts.send_modify(|cuts| cuts.all = false);
+    }
+
     /// All goes well again: no cuts, and no faults for calls to come.
     pub fn heal(&self) {
         {

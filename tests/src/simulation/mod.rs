@@ -18,6 +18,7 @@ mod truth;
 mod users;
 mod world;
 
+pub use chance::Chance;
 pub use options::{Options, Summary, Violation};
 pub use world::World;
 

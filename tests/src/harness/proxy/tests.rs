@@ -74,7 +74,10 @@ async fn each_fault_does_what_it_says() {
     assert!(sync(&proxy, "k", 9).await);
     hears(&heard, &["1", "3", "4", "5", "6", "6", "8", "9", "7"]).await;
     let done = proxy.done();
-    assert!(done.values().all(|n| *n == 1) && done.len() == 6, "{done:?}");
+    assert!(
+        done.values().all(|n| *n == 1) && done.len() == 6,
+        "{done:?}"
+    );
 }
 
 #[tokio::test]
@@ -88,7 +91,10 @@ async fn a_cut_takes_one_caller_off_until_it_is_joined() {
         let lost = sync(&proxy, "far", 2);
         tokio::pin!(lost);
         let still = tokio::time::timeout(Duration::from_millis(50), &mut lost).await;
-        assert!(still.is_err(), "a caller that is cut off was told something");
+        assert!(
+            still.is_err(),
+            "a caller that is cut off was told something"
+        );
         proxy.join(&key);
         assert!(!lost.await, "what was sent meanwhile is lost");
     }
