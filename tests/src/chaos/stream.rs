@@ -172,7 +172,8 @@ impl Stream {
         spec.policy.may_be_killed = self.chance.happens(300);
         if self.chance.happens(60) {
             spec.policy.on_eviction = OnEviction::Restart;
-            spec.run_time = Span::from_secs(5);
+            // It must fit what the shortest slot has before its shutdown has to begin.
+            spec.run_time = Span::from_secs(2);
         }
         let mut words = Vec::new();
         if self.chance.happens(400) {
@@ -186,6 +187,8 @@ impl Stream {
         if self.chance.happens(40) {
             let after = self.chance.between(2000, 20_000);
             words.push(format!("null.crash_after={after}ms"));
+            // It would never get any further.
+            spec.policy.max_restarts = 2;
         }
         if self.chance.happens(100) {
             words.push("null.ignores_acpi".to_owned());

@@ -232,9 +232,11 @@ impl Evidence<'_> {
         let full = self.story.around(slot.site, since, at, &["fill_disk"]);
         let off = self.story.met(&stay.key, "cut_slot")
             || self.story.around(slot.site, since, at, &["cut_all"]);
+        // Its new end may have been in the past.
+        let shortened = self.story.met(&stay.key, "shorten");
         let short = match (slot.run.told, slot.run.killed) {
             (Some(told), Some(killed)) => killed.since(told) < slot.notice,
-            (_, _) => false,
+            (_, _) => shortened,
         };
         !by_wish && !touched && !full && !off && !short
     }
