@@ -16,7 +16,8 @@ use crate::state::Broker;
 use crate::tables::Note;
 use crate::words::hour;
 
-/// Resumes of one state in a row that may fail before it is given up.
+/// Stays from one state that may end in a failure before it is given up: whether the guest did not
+/// load, or ran and crashed, as it may do from that state for ever.
 const MAX_RESUME_FAILURES: u32 = 3;
 
 /// What users see of a phase; `None` for the end, which is decided and not shown.
@@ -117,7 +118,6 @@ impl Broker {
                     if state == WorkspaceState::Running {
                         self.node_is_well(key);
                         self.slot_bears_fruit(key, &lease.resources);
-                        self.tables.edit_workspace(&id, |w| w.resume_failures = 0);
                     }
                 }
                 false

@@ -5,10 +5,6 @@ use std::time::Instant;
 use protocol::time::Timestamp;
 
 /// The wall clock, which the programs' logs tell as well.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one reader of the wall clock here; logs are compared with it"
-)]
 pub(super) fn wall() -> Timestamp {
     let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
     let millis = since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));

@@ -1,7 +1,7 @@
 //! The installation that a campaign goes on in: one broker, several sites with a batch system each,
 //! and the network between pilots and broker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -304,6 +304,28 @@ impl Ground {
         let dir = self.scratch().join(site).display().to_string();
         let output = run(&self.binaries.pilot, &["reclaim", "--node-state", &dir]).await?;
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Removes the slot directories of these pilot jobs that hold no more than the file which the job's
+    /// script wrote: a pilot that is killed before it has begun its journal has made nothing, and
+    /// nobody knows of the directory.
+    ///
+    /// # Errors
+    /// One can't be removed.
+    pub fn clear_unbegun(&self, killed: &BTreeSet<String>) -> Result<()> {
+        for site in &self.sites {
+            let slots = fs::read_dir(self.scratch().join(site.name));
+            for slot in slots.into_iter().flatten().flatten() {
+                let name = slot.file_name().to_string_lossy().into_owned();
+                let key = name.rsplit_once(".r").map_or("", |(key, _)| key);
+                let files = fs::read_dir(slot.path()).into_iter().flatten().flatten();
+                let only_script = files.map(|f| f.file_name()).all(|f| f == "slot.toml");
+                if killed.contains(key) && only_script {
+                    fs::remove_dir_all(slot.path()).context("failed to remove a slot")?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What the slots have left: processes and files that have to do with the scratch directories,

@@ -43,9 +43,11 @@ use crate::harness::Binaries;
 use crate::harness::wait::until;
 
 /// Null guests in demand at once: more than the null sites' slots hold.
-const NULL_REQUESTS: usize = 30;
+const NULL_REQUESTS: usize = 36;
 /// Real guests in demand at once.
 const REAL_REQUESTS: usize = 2;
+/// So long before the faults stop, users ask for nothing new.
+const LAST_FEED: Duration = Duration::from_secs(10);
 /// Between two looks at what is due.
 const STEP: Duration = Duration::from_millis(50);
 /// How long requests that are open when the faults stop have to end.
@@ -186,7 +188,7 @@ async fn run(
             striker.strike(&planned, ground, stream, story).await?;
         }
         summary.violations.extend(ground.fallen()?);
-        if round.is_multiple_of(6) {
+        if round.is_multiple_of(6) && now + LAST_FEED < options.length {
             stream.feed(&ground.user).await;
         }
         if round.is_multiple_of(14) {
@@ -266,8 +268,10 @@ async fn settle(
 /// Nothing is left on the nodes; where a pilot and its warden were both killed, after the site's
 /// epilogue.
 async fn clean(ground: &Ground, story: &mut Story, summary: &mut Summary) -> Result<()> {
+    let killed = story.killed_pilots();
     let is_clean = async || {
         let clean = until("the nodes to be as they were", TO_BE_CLEAN, async || {
+            ground.clear_unbegun(&killed)?;
             Ok(ground.leftovers().is_empty().then_some(()))
         });
         clean.await.is_ok()

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -236,7 +236,7 @@ impl Notes {
 }
 
 /// When the slot is over for good, by its file.
-fn kill_at(slot: &PathBuf) -> Option<Timestamp> {
+fn kill_at(slot: &Path) -> Option<Timestamp> {
     let text = fs::read_to_string(slot.join("slot.toml")).ok()?;
     let file: toml::Table = text.parse().ok()?;
     let clock = file.get("clock")?.as_table()?;
@@ -258,7 +258,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = "version = 1\n[clock]\nstart = 1000.5\nend = 1010.250\nnotice = \"7000ms\"\n";
         fs::write(dir.path().join("slot.toml"), file).unwrap();
-        let at = kill_at(&dir.path().to_owned());
+        let at = kill_at(dir.path());
         assert_eq!(at, Some(Timestamp::from_millis(1_017_250)));
     }
 

@@ -29,7 +29,7 @@ pub struct Site {
 }
 
 /// Guests that a null slot holds at once.
-pub const NULL_GUESTS: u32 = 4;
+pub const NULL_GUESTS: u32 = 5;
 /// Cores that a null guest asks for.
 pub const NULL_CORES: u32 = 2;
 /// Memory that a null guest asks for, MiB.
@@ -51,13 +51,13 @@ pub fn draw(seed: u64) -> Vec<Site> {
     let mut site = |name, profile, real| {
         let (kill_wait, walltime) = match real {
             true => (chance.between(14, 18), chance.between(36, 48)),
-            false => (chance.between(7, 12), chance.between(14, 24)),
+            false => (chance.between(9, 12), chance.between(13, 20)),
         };
         Site {
             name,
             profile,
             real,
-            nodes: if real { 1 } else { 2 },
+            nodes: if real { 1 } else { 3 },
             kill_wait_s: kill_wait,
             // Some batch systems kill a little early.
             notice_s: kill_wait - 1,
@@ -83,7 +83,7 @@ impl Site {
         for node in 1..=self.nodes {
             let _ = write!(
                 text,
-                "[[nodes]]\nname = \"{}{node}\"\ncores = 8\nmemory = \"2 GiB\"\ndisk = \"20 GiB\"\n",
+                "[[nodes]]\nname = \"{}{node}\"\ncores = 10\nmemory = \"2 GiB\"\ndisk = \"20 GiB\"\n",
                 self.name
             );
         }

@@ -1,6 +1,6 @@
 //! What was done when, and to whom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::time::{Span, Timestamp};
 
@@ -112,6 +112,12 @@ impl Story {
     pub fn has_orphans(&self) -> bool {
         let mut keys = self.slots.keys();
         keys.any(|k| self.met(k, "kill_warden") && self.met(k, "kill_pilot"))
+    }
+
+    /// Keys of the slots whose pilots were killed by the campaign.
+    pub fn killed_pilots(&self) -> BTreeSet<String> {
+        let keys = self.slots.keys().filter(|k| self.met(k, "kill_pilot"));
+        keys.cloned().collect()
     }
 
     /// The story for people, by seconds from its begin.

@@ -158,7 +158,7 @@ impl Stream {
     }
 
     fn null(&mut self, name: &str) -> WorkspaceSpec {
-        let run_time = self.chance.millis(4000, 30_000);
+        let run_time = self.chance.millis(4000, 24_000);
         let mut spec = requests::null(name, run_time);
         if let Some(kernel) = &mut spec.image.kernel {
             kernel.url = self.kernel.display().to_string();
@@ -198,7 +198,7 @@ impl Stream {
     }
 
     fn real(&mut self, name: &str) -> WorkspaceSpec {
-        let count_to = self.chance.between(8, 30);
+        let count_to = self.chance.between(6, 18);
         let mut spec = requests::counter(&self.guest, name, REAL_MEMORY_MIB, 24, count_to);
         spec.policy.max_restarts = 100;
         spec

@@ -310,7 +310,7 @@ async fn site_job(ground: &Ground, pick: u64, length: Duration) -> Option<(Met, 
     let wanted = [
         "site-job",
         "--cores",
-        "8",
+        "10",
         "--memory",
         "1GiB",
         "--walltime",

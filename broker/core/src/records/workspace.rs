@@ -45,7 +45,7 @@ pub struct WorkspaceRecord {
     pub suspends: u32,
     /// How often it started from its image.
     pub image_starts: u32,
-    /// Resumes of `saved` in a row that failed.
+    /// Stays that began with `saved` and ended in a failure.
     pub resume_failures: u32,
     /// Where it was last.
     pub last_lease: Option<PastLease>,
