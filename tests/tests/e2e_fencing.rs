@@ -17,7 +17,7 @@ use protocol::workspace::{WorkspaceSpec, WorkspaceState};
 /// Short slots and leases, so that a life has many steps in little time.
 fn setup() -> Setup {
     Setup {
-        walltime: "13s",
+        walltime: "16s",
         notice: "6s",
         idle_limit: "2s",
         lease_ttl: "8s",
@@ -30,7 +30,7 @@ fn setup() -> Setup {
 
 /// A guest that needs two slots.
 fn request() -> WorkspaceSpec {
-    let mut spec = requests::null("fenced", Span::from_secs(13));
+    let mut spec = requests::null("fenced", Span::from_secs(18));
     spec.policy.may_be_killed = true;
     spec.policy.max_restarts = 20;
     spec
