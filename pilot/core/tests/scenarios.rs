@@ -279,7 +279,40 @@ fn a_pilot_that_never_reaches_its_broker_leaves_the_node_clean() {
     });
     w.run_to_end();
     assert_eq!(w.exit.as_ref().unwrap().0, exit::NO_ANSWER, "{w}");
-    assert!(w.now < 60_000 + 28_000, "{w}");
+    assert!(
+        w.now < 60_000,
+        "there was nothing to use the notice for: {w}"
+    );
+}
+
+#[test]
+fn a_pilot_that_cannot_say_goodbye_is_gone_by_the_end_of_its_slot() {
+    let mut w = World::new(Rules {
+        end: 60,
+        ..Rules::default()
+    });
+    let key = w.grant("ws", spec(256, 3600));
+    running(&mut w, &key);
+    w.run(20);
+    w.deaf_until = 600_000;
+    w.run_to_end();
+    assert!(w.states.contains(&key), "{w}");
+    assert!(w.now < 61_000, "{w}");
+}
+
+#[test]
+fn a_guest_that_does_not_obey_is_gone_by_the_end_of_its_slot() {
+    for run in 48..58 {
+        let mut w = World::new(Rules {
+            end: 60,
+            obedient: false,
+            ..Rules::default()
+        });
+        let key = w.grant("ws", spec(256, run));
+        w.run_to_end();
+        assert!(w.outcome(&key).is_some(), "{w}");
+        assert!(w.now < 60_000, "{w}");
+    }
 }
 
 #[test]

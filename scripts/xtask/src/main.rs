@@ -1,8 +1,9 @@
-//! The workspace's tasks. `scripts/test`, `scripts/bench` and `scripts/demo` are thin shells over this
-//! program, so that a laptop and CI do the same. Owner: scripts.
+//! The workspace's tasks. `scripts/test`, `scripts/bench`, `scripts/demo` and `scripts/chaos` are
+//! thin shells over this program, so that a laptop and CI do the same. Owner: scripts.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chaos;
 mod clock;
 mod command;
 mod demo;
@@ -68,6 +69,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Build everything and run a campaign of faults
+    Chaos {
+        /// Arguments for the campaign itself
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Make the test guest in target/guest
     Guest,
     /// Write the pages of docs/commands from the programs' command lines
@@ -114,6 +121,7 @@ fn run(arguments: Arguments) -> Result<bool> {
             bench::run(&workshop, &names, &options, json)
         }
         Task::Demo { arguments } => demo::run(&workshop, &arguments),
+        Task::Chaos { arguments } => chaos::run(&workshop, &arguments),
         Task::Guest => guest::build(&workshop, &mut command::Log::terminal()).map(|()| true),
         Task::Docs => docs::write(&workshop, &mut command::Log::terminal()).map(|()| true),
     }

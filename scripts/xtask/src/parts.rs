@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::command::{Log, Step};
 use crate::nextest::Kind;
 use crate::workshop::Workshop;
-use crate::{docs, graph, guest, licences, nextest, shell};
+use crate::{chaos, docs, graph, guest, licences, nextest, shell};
 
 /// A part: can be run alone, in any order, twice.
 pub struct Part {
@@ -142,6 +142,11 @@ pub const PARTS: &[Part] = &[
         "e2e",
         "real broker, simulated LRM, real pilots, SIGKILL at any moment",
         Kind::EndToEnd,
+    ),
+    Part::own(
+        "chaos",
+        "a short campaign of faults against real processes, null and real guests",
+        chaos::part,
     ),
     Part::own(
         "static",

@@ -20,7 +20,6 @@ mod station;
 mod suspend_resume;
 mod sync;
 mod tap;
-mod wire;
 
 use std::path::PathBuf;
 

@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 
 use super::clock;
 use super::station::SITE;
-use super::wire::Wire;
+use crate::harness::wire::Wire;
 
 /// Room for one guest of [`crate::requests::null`].
 const ROOM: Resources = Resources {

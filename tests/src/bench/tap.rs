@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::clock;
-use super::wire::{Message, Wire};
+use crate::harness::wire::{Message, Wire};
 
 /// How long may pass before what is waited for went by.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use protocol::api::EventView;
+use protocol::api::{EventView, WorkspaceView};
 use protocol::ids::{EventSeq, SubmitKey, WorkspaceId};
 use protocol::workspace::WorkspaceState;
 use serde::Deserialize;
@@ -136,54 +136,9 @@ impl Installation {
     /// # Errors
     /// It is not so; the message has the workspace's story.
     pub async fn life_is_sound(&self, id: &WorkspaceId) -> Result<()> {
-        let checked = self.check_life(id).await;
+        let (view, events) = (self.show(id).await?, self.events(id).await?);
         let story = self.story(id).await.unwrap_or_default();
-        checked.with_context(|| format!("{id}\n{story}"))
-    }
-
-    async fn check_life(&self, id: &WorkspaceId) -> Result<()> {
-        let events = self.events(id).await?;
-        let view = self.show(id).await?;
-        let moves: Vec<&EventView> = events.iter().filter(|e| e.state.is_some()).collect();
-        let finals = moves
-            .iter()
-            .filter(|e| e.state.is_some_and(WorkspaceState::is_final))
-            .count();
-        ensure!(finals == 1, "it has {finals} final states");
-        let last = moves.last().context("it has no events")?;
-        ensure!(
-            last.state == Some(view.state),
-            "its last transition is not its state"
-        );
-        let reason = view.reason.context("its final state has no reason")?;
-        ensure!(
-            reason.text.len() > 5,
-            "nobody can read the reason {reason:?}"
-        );
-        for pair in moves.windows(2) {
-            ensure!(
-                pair[0].generation <= pair[1].generation,
-                "generation {:?} acts after {:?}",
-                pair[0].generation,
-                pair[1].generation
-            );
-        }
-        for earlier in events.iter().filter(|e| on_node(e)) {
-            for later in events.iter().filter(|e| on_node(e)) {
-                let (g, h) = (earlier.generation, later.generation);
-                ensure!(
-                    g != h || earlier.slot == later.slot,
-                    "{g:?} was in two slots"
-                );
-                ensure!(
-                    g >= h || earlier.at <= later.at,
-                    "{h:?} had begun ({}) before the end of {g:?} ({})",
-                    later.text,
-                    earlier.text
-                );
-            }
-        }
-        Ok(())
+        sound(&view, &events, |_| false).with_context(|| format!("{id}\n{story}"))
     }
 
     /// Sends a signal to all pilots that run now; gives their number.
@@ -239,6 +194,61 @@ impl Installation {
             thread: Some(thread),
         }
     }
+}
+
+/// [`Installation::life_is_sound`] by what the broker tells. What a pilot in a slot `asleep` says of
+/// its guest's end comes late: it was stopped, and with it what it could say.
+///
+/// # Errors
+/// It is not so.
+pub fn sound(
+    view: &WorkspaceView,
+    events: &[EventView],
+    asleep: impl Fn(&SubmitKey) -> bool,
+) -> Result<()> {
+    let moves: Vec<&EventView> = events.iter().filter(|e| e.state.is_some()).collect();
+    let finals = moves
+        .iter()
+        .filter(|e| e.state.is_some_and(WorkspaceState::is_final))
+        .count();
+    ensure!(finals == 1, "it has {finals} final states");
+    let last = moves.last().context("it has no events")?;
+    ensure!(
+        last.state == Some(view.state),
+        "its last transition is not its state"
+    );
+    let reason = view
+        .reason
+        .as_ref()
+        .context("its final state has no reason")?;
+    ensure!(
+        reason.text.len() > 5,
+        "nobody can read the reason {reason:?}"
+    );
+    for pair in moves.windows(2) {
+        ensure!(
+            pair[0].generation <= pair[1].generation,
+            "generation {:?} acts after {:?}",
+            pair[0].generation,
+            pair[1].generation
+        );
+    }
+    for earlier in events.iter().filter(|e| on_node(e)) {
+        for later in events.iter().filter(|e| on_node(e)) {
+            let (g, h) = (earlier.generation, later.generation);
+            ensure!(
+                g != h || earlier.slot == later.slot,
+                "{g:?} was in two slots"
+            );
+            ensure!(
+                g >= h || earlier.at <= later.at || earlier.slot.as_ref().is_some_and(&asleep),
+                "{h:?} had begun ({}) before the end of {g:?} ({})",
+                later.text,
+                earlier.text
+            );
+        }
+    }
+    Ok(())
 }
 
 /// What a pilot says that it did to a guest, by the node's clock.

@@ -8,7 +8,6 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pilot_submit::client::{Client, ClientSettings, Token};
 use protocol::api::{EventView, WorkspaceView};
@@ -17,9 +16,10 @@ use protocol::workspace::{WorkspaceSpec, WorkspaceState};
 use tempfile::TempDir;
 
 use super::binaries::Binaries;
-use super::node::{Found, Snapshot};
+use super::node::{self, Found, Snapshot};
 use super::played;
 use super::process::Program;
+use super::proxy::Proxy;
 use super::setup::Setup;
 use super::wait::{PATIENCE, until};
 
@@ -37,6 +37,8 @@ pub struct Installation {
     pub admin: Client,
     /// The programs.
     pub binaries: Binaries,
+    /// The network between pilots and broker, where the set-up has one.
+    pub proxy: Option<Proxy>,
     url: String,
     before: Snapshot,
     place: PathBuf,
@@ -74,7 +76,13 @@ impl Installation {
             fs::create_dir(place.join(sub)).context("failed to make a directory")?;
         }
         fs::write(place.join("lrm.toml"), setup.lrm_config())?;
-        let config = setup.broker_config(&place, &binaries.pilot, &binaries.lrm, port);
+        let proxy = match setup.proxied {
+            true => Some(Proxy::start((Ipv4Addr::LOCALHOST, port).into()).await?),
+            false => None,
+        };
+        let way = proxy.as_ref().map(Proxy::url);
+        let (pilot, lrm) = (&binaries.pilot, &binaries.lrm);
+        let config = setup.broker_config(&place, pilot, lrm, port, way.as_deref());
         fs::write(place.join("broker.toml"), config)?;
         if setup.played_pbs {
             played::pbs(&place, &binaries.fake)?;
@@ -88,6 +96,7 @@ impl Installation {
             user,
             admin,
             binaries,
+            proxy,
             url,
             before,
             place,
@@ -332,12 +341,7 @@ impl Installation {
 
     /// Kills all processes that have to do with a slot's directory, at once and unheard.
     pub fn kill_everything_in_slots(&self) {
-        for found in Snapshot::take(&self.place.join("scratch")).iter() {
-            if let Found::Process { pid, .. } = found {
-                // One that has ended meanwhile is as good.
-                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-            }
-        }
+        node::end_all(&self.place.join("scratch"));
     }
 
     /// Process ids of the pilots that run now.
@@ -383,16 +387,12 @@ impl Drop for Installation {
         for program in [self.broker.take(), self.lrm.take()] {
             drop(program);
         }
-        for found in Snapshot::take(&self.place).iter() {
-            if let Found::Process { pid, .. } = found {
-                // One that has ended meanwhile is as good.
-                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-            }
-        }
+        node::end_all(&self.place);
     }
 }
 
-async fn client(
+/// Makes a token of this kind and a client that uses it.
+pub(crate) async fn client(
     binaries: &Binaries,
     place: &Path,
     url: &str,
@@ -412,7 +412,8 @@ async fn client(
     Ok(Client::new(&settings)?)
 }
 
-async fn run(program: &Path, args: &[&str]) -> Result<Output> {
+/// Runs a program to its end.
+pub(crate) async fn run(program: &Path, args: &[&str]) -> Result<Output> {
     tokio::process::Command::new(program)
         .args(args)
         .stdin(std::process::Stdio::null())
@@ -422,7 +423,8 @@ async fn run(program: &Path, args: &[&str]) -> Result<Output> {
         .with_context(|| format!("failed to run {}", program.display()))
 }
 
-fn said(output: &Output) -> Result<String> {
+/// What a program printed, if it went well.
+pub(crate) fn said(output: &Output) -> Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -434,7 +436,7 @@ fn said(output: &Output) -> Result<String> {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to find a port")?;
     Ok(probe.local_addr()?.port())
 }

@@ -5,6 +5,9 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// One thing found on the node that a slot should not have left behind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Found {
@@ -71,6 +74,16 @@ impl Snapshot {
     /// What is here and was not there `before`.
     pub fn since(&self, before: &Self) -> Vec<Found> {
         self.0.difference(&before.0).cloned().collect()
+    }
+}
+
+/// Kills all processes that have to do with `place` (not this one), at once and unheard.
+pub fn end_all(place: &Path) {
+    for found in Snapshot::take(place).iter() {
+        if let Found::Process { pid, .. } = found {
+            // One that has ended meanwhile is as good.
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
     }
 }
 

@@ -57,6 +57,8 @@ pub struct Setup {
     pub lrm_extra: String,
     /// A real batch system in the simulated one's place.
     pub batch: Option<Batch>,
+    /// Pilots reach the broker through a network that can be told to misbehave.
+    pub proxied: bool,
 }
 
 impl Setup {
@@ -77,6 +79,7 @@ impl Setup {
             provision_extra: "",
             lrm_extra: String::new(),
             batch: None,
+            proxied: false,
         }
     }
 
@@ -95,7 +98,14 @@ impl Setup {
         text + &self.lrm_extra
     }
 
-    pub(super) fn broker_config(&self, dir: &Path, pilot: &Path, lrm: &Path, port: u16) -> String {
+    pub(super) fn broker_config(
+        &self,
+        dir: &Path,
+        pilot: &Path,
+        lrm: &Path,
+        port: u16,
+        way: Option<&str>,
+    ) -> String {
         let Self {
             walltime,
             job_nodes,
@@ -131,6 +141,7 @@ impl Setup {
             section,
             place: _,
         } = self.batch.as_ref().unwrap_or(&sim);
+        let way = way.map_or_else(String::new, |url| format!("broker_url = \"{url}\""));
         format!(
             r#"listen = "127.0.0.1:{port}"
 state_dir = "{dir}/broker"
@@ -165,6 +176,7 @@ idle_limit = "{idle_limit}"
 store = "{dir}/store"
 scratch = "{dir}/scratch"
 program = "{pilot}"
+{way}
 [site.lab.slot]
 cores = 2
 memory = "1 GiB"

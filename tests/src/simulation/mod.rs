@@ -25,6 +25,7 @@ mod users;
 mod wire;
 mod world;
 
+pub use chance::Chance;
 pub use fault::{Fault, Faults};
 pub use options::{Break, Options, Promise, Violation};
 pub use summary::{Kills, Spread, Summary, Suspends};

@@ -287,7 +287,6 @@ impl World {
                 self.plan(Span::from_millis(5), Coming::Pilot(pilot, Box::new(event)));
             }
             // A driver that writes nothing ahead: its suspends cost what they cost.
-            Effect::Flush { .. } => {}
             Effect::Suspend {
                 lease, state, run, ..
             } => self.suspends(pilot, lease, state, run, false),

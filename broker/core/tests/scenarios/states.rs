@@ -116,6 +116,38 @@ fn a_corrupt_state_falls_back_to_the_image() {
 }
 
 #[test]
+fn a_guest_that_crashes_after_every_resume_does_not_do_so_for_ever() {
+    let mut w = one_site();
+    let (id, p) = running(&mut w, hour());
+    w.pass(Span::from_secs(30));
+    let (i, by) = (id.clone(), admin());
+    w.step(Event::Suspend { id: i, by });
+    sync_now(&mut w, p);
+    sync_now(&mut w, p);
+    let (i, by) = (id.clone(), admin());
+    w.step(Event::Resume { id: i, by });
+    let mut resumed = 0;
+    while w.broker.workspace(&admin(), &id).unwrap().saved.is_some() {
+        sync_now(&mut w, p);
+        run_up(&mut w, p);
+        assert_eq!(w.state(&id), WorkspaceState::Running);
+        resumed += 1;
+        assert!(resumed <= 3, "it goes on and on");
+        w.pass(Span::from_secs(5));
+        let crash = EndOutcome::Failed {
+            reason: because(ReasonCode::GuestCrashed),
+            permanent: false,
+        };
+        end_guest(&mut w, p, &id, crash);
+        // The slot is not asked again at once, and longer each time.
+        w.pass(Span::from_secs(60 * (1 << resumed)));
+    }
+    // Starts from its image are bounded by its policy.
+    assert_eq!((resumed, w.state(&id)), (3, WorkspaceState::Queued));
+    assert!(w.events.iter().any(|e| e.kind == "state_dropped"));
+}
+
+#[test]
 fn a_states_site_is_the_only_one_that_resumes_it() {
     let mut w = World::new(config(vec![
         site_config("A", room(2, 4096)),

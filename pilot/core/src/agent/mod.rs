@@ -169,7 +169,7 @@ impl Agent {
             return None;
         }
         let plan = self.plan();
-        let mut times = vec![plan.last_kill, plan.clean_up_at];
+        let mut times = vec![self.clock.vacate_at(), plan.last_kill, plan.clean_up_at];
         match &self.life {
             Life::Registering {
                 under_way, next, ..

@@ -14,6 +14,9 @@ use crate::guest_words::Words;
 /// How long before the first eviction people are told.
 const NEAR: Span = Span::from_secs(10);
 
+/// How long the last word to the broker is tried where the slot's own time is up already.
+const LAST_WORD: Span = Span::from_secs(2);
+
 /// When people are told that the slot's end is near; none without guests.
 pub(super) fn deadline_near(plan: &Plan) -> Option<Mono> {
     plan.begin.values().min().map(|begin| begin.before(NEAR))
@@ -32,7 +35,8 @@ impl Agent {
 
     fn settle_registration(&mut self) {
         let now = self.now.mono;
-        if now >= self.plan().last_kill {
+        // There is nothing to save: the notice is not used up for it.
+        if now >= self.clock.vacate_at().min(self.plan().last_kill) {
             let reason = Reason::new(
                 ReasonCode::SlotEnding,
                 "the slot ends and the broker was never reached",
@@ -89,8 +93,11 @@ impl Agent {
             let text = format!("leaving: {}", e.reason);
             let fenced = e.fenced;
             self.record("pilot_leaving", None, text, serde_json::Value::Null);
+            // The guests are gone: a last word is tried for the slot's own time, not the notice's.
+            let slot = self.clock.vacate_at().before(self.settings.clean_up);
+            let patience = slot.max(now + LAST_WORD).min(now + self.settings.farewell);
             self.life = Life::Leaving {
-                give_up_at: plan.clean_up_at.min(now + self.settings.farewell),
+                give_up_at: plan.clean_up_at.min(patience),
                 told: false,
             };
             if fenced {
@@ -447,7 +454,11 @@ impl Agent {
             Some(reason) => format!("asked to switch itself off: {reason}"),
             None => "asked to switch itself off".to_owned(),
         };
-        let kill_at = hard.min(now + self.settings.shutdown_grace);
+        // The notice is for guests that have to be saved, not for those that do not obey.
+        let gone = self.clock.vacate_at().before(self.settings.clean_up);
+        let gone = gone.before(self.settings.kill_cost);
+        let patience = gone.max(now + Span::from_secs(1));
+        let kill_at = hard.min(now + self.settings.shutdown_grace).min(patience);
         if let Some(reason) = outcome.reason().map(|r| r.code) {
             let left = Span::ZERO;
             self.tell_begin(lease, Words::StopSoon { left, reason });

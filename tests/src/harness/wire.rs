@@ -12,7 +12,7 @@ const LARGEST: usize = 64 << 20;
 
 /// A request or an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Message {
+pub struct Message {
     /// First line.
     pub start: String,
     /// All of it, as it came.
@@ -23,20 +23,27 @@ pub(super) struct Message {
 
 impl Message {
     /// The body.
-    pub(super) fn body(&self) -> &[u8] {
+    pub fn body(&self) -> &[u8] {
         &self.bytes[self.body..]
     }
 
     /// True for an answer that says that all is well.
-    pub(super) fn is_success(&self) -> bool {
+    pub fn is_success(&self) -> bool {
         self.start
             .split(' ')
             .nth(1)
             .is_some_and(|s| s.starts_with('2'))
     }
 
+    /// The value of a header, by its name in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let head = std::str::from_utf8(&self.bytes[..self.body]).ok()?;
+        let mut lines = head.lines().skip(1).filter_map(|l| l.split_once(':'));
+        lines.find_map(|(n, value)| n.eq_ignore_ascii_case(name).then(|| value.trim()))
+    }
+
     /// The path of a request, without its query.
-    pub(super) fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         let target = self.start.split(' ').nth(1).unwrap_or_default();
         target.split('?').next().unwrap_or_default()
     }
@@ -44,14 +51,18 @@ impl Message {
 
 /// One end of a connection.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub struct Wire {
     stream: TcpStream,
     /// What was read and belongs to no message yet.
     rest: Vec<u8>,
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream) -> Result<Self> {
+    /// Takes a connection.
+    ///
+    /// # Errors
+    /// The socket can't be set up.
+    pub fn new(stream: TcpStream) -> Result<Self> {
         stream
             .set_nodelay(true)
             .context("failed to set a socket up")?;
@@ -62,7 +73,10 @@ impl Wire {
     }
 
     /// The next message; none when the other end has closed the connection.
-    pub(super) async fn read(&mut self) -> Result<Option<Message>> {
+    ///
+    /// # Errors
+    /// The connection broke, or what came is not understood here.
+    pub async fn read(&mut self) -> Result<Option<Message>> {
         loop {
             if let Some(message) = self.take()? {
                 return Ok(Some(message));
@@ -80,13 +94,29 @@ impl Wire {
     }
 
     /// Sends a message on as it came.
-    pub(super) async fn send(&mut self, message: &Message) -> Result<()> {
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn send(&mut self, message: &Message) -> Result<()> {
         let sent = self.stream.write_all(&message.bytes).await;
         sent.context("failed to write to a connection")
     }
 
+    /// Sends the first half of a message, as a connection does that breaks in the middle.
+    ///
+    /// # Errors
+    /// The connection broke before.
+    pub async fn send_half(&mut self, message: &Message) -> Result<()> {
+        let half = &message.bytes[..message.bytes.len() / 2];
+        let sent = self.stream.write_all(half).await;
+        sent.context("failed to write to a connection")
+    }
+
     /// Sends a request and reads its answer.
-    pub(super) async fn post(&mut self, path: &str, token: &str, body: &[u8]) -> Result<Message> {
+    ///
+    /// # Errors
+    /// The connection broke, or was closed without an answer.
+    pub async fn post(&mut self, path: &str, token: &str, body: &[u8]) -> Result<Message> {
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
@@ -101,7 +131,7 @@ impl Wire {
     }
 
     /// Waits until the other end has closed the connection or says something unasked.
-    pub(super) async fn stirs(&self) {
+    pub async fn stirs(&self) {
         let mut byte = [0];
         // An error is an end as well.
         let _ = self.stream.peek(&mut byte).await;
