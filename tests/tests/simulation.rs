@@ -25,7 +25,12 @@ fn passes(options: Options) -> Summary {
         "{summary}"
     );
     assert!(
-        summary.checkpoints > 50 && summary.from_checkpoints > 0,
+        summary.checkpoints > 50 && summary.flushes > 50,
+        "{summary}"
+    );
+    // Without a fault nobody is lost.
+    assert!(
+        summary.from_checkpoints > 0 || options.faults == 0,
         "{summary}"
     );
     summary

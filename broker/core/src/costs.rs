@@ -25,7 +25,7 @@ use crate::words::{self, count, hour};
 /// Nodes of a site that are remembered, those heard last.
 const NODES: usize = 64;
 /// Of so many of them a new pilot on another node hears.
-const HEARD_OF: usize = 8;
+const HEARD_OF: usize = ENOUGH - 1;
 /// What is not slow is forgotten after so long without a word.
 const KEPT_FOR: Span = Span::from_mins(30 * 24 * 60);
 /// Nodes that are told of in an explanation.
@@ -64,7 +64,7 @@ impl Tables {
     }
 
     /// A few measurements for a node that nothing is known of; none of another file system.
-    fn of_others(&self, site: &SiteName, filesystem: Option<&str>) -> Samples {
+    fn of_others(&self, site: &SiteName, filesystem: Option<&str>) -> (Samples, u32) {
         let mut records = self.costs_at(site);
         let latest = records.first().map(|c| c.filesystem.clone());
         let wanted = filesystem.map(str::to_owned).or(latest);
@@ -72,16 +72,16 @@ impl Tables {
         records.truncate(HEARD_OF);
         let each = (ENOUGH - 1) / records.len().max(1);
         let oldest_first = records.iter().rev();
-        oldest_first
-            .flat_map(|c| c.samples.latest(each.max(2)))
-            .collect()
+        let samples = oldest_first.flat_map(|c| c.samples.latest(each.max(1)));
+        let nodes = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        (samples.collect(), nodes)
     }
 
     /// The time that a pilot on a new node of this site sets aside for a suspend, when something is
     /// known of other nodes.
     fn site_budget(&self, site: &SiteName) -> Option<CostLine> {
-        let samples = self.of_others(site, None);
-        (!samples.is_empty()).then(|| CostModel::of(&samples).budget)
+        let (samples, nodes) = self.of_others(site, None);
+        (!samples.is_empty()).then(|| CostModel::of_others(&samples, nodes).budget)
     }
 }
 
@@ -94,12 +94,14 @@ impl Broker {
         filesystem: &str,
     ) -> Option<KnownCosts> {
         let own = self.tables.costs.get(&(site.clone(), node.clone()));
-        let (of_node, samples) = match own.filter(|c| c.filesystem == filesystem) {
-            Some(own) => (true, own.samples.clone()),
-            None => (false, self.tables.of_others(site, Some(filesystem))),
+        let own = own.filter(|c| c.filesystem == filesystem);
+        let (samples, nodes) = match own {
+            Some(own) => (own.samples.clone(), 1),
+            None => self.tables.of_others(site, Some(filesystem)),
         };
         (!samples.is_empty()).then(|| KnownCosts {
-            of_node,
+            of_node: own.is_some(),
+            nodes,
             samples: samples.iter().copied().collect(),
         })
     }

@@ -71,6 +71,9 @@ pub struct RegisterReply {
 pub struct KnownCosts {
     /// True for measurements of this very node; false for some of the site's other nodes.
     pub of_node: bool,
+    /// How many nodes they are from.
+    #[serde(default)]
+    pub nodes: u32,
     /// The measurements, oldest first.
     pub samples: Vec<Sample>,
 }

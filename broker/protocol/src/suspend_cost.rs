@@ -34,6 +34,8 @@ pub const SMALL: u64 = 8 << 20;
 pub const KEPT: usize = 32;
 /// From so many samples on they are believed.
 pub const ENOUGH: usize = 8;
+/// So many nodes of a site that are alike say something of one that nobody knows.
+pub const NODES_ENOUGH: u32 = 4;
 /// A budget is at least so many times the estimate.
 pub const FACTOR: f64 = 1.82;
 /// And by so much more over the number of samples: a median of few may lie low.
@@ -242,6 +244,25 @@ impl CostModel {
         Self {
             expected: line(small_expected, middle, 1.0 / per_byte),
             budget,
+        }
+    }
+
+    /// Learns from samples of so many other nodes: this one may have another disk. Those of few
+    /// nodes can make it more careful than nothing at all, never less.
+    pub fn of_others(samples: &Samples, nodes: u32) -> Self {
+        let (theirs, none) = (Self::of(samples), Self::default());
+        if nodes >= NODES_ENOUGH {
+            return theirs;
+        }
+        let slower = |a: CostLine, b: CostLine| CostLine {
+            small: None,
+            fixed: a.fixed.max(b.fixed),
+            rate: a.rate.min(b.rate),
+            floor: a.floor.max(b.floor),
+        };
+        Self {
+            expected: slower(theirs.expected, none.expected),
+            budget: slower(theirs.budget, none.budget),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use protocol::messages::{CostReport, KnownCosts, Rate};
+use protocol::notice;
 use protocol::suspend_cost::{CostModel, Sample, Samples, mean_and_sigma};
 use protocol::time::Span;
 
@@ -13,6 +14,8 @@ pub use protocol::suspend_cost::SuspendCost;
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Rates {
     samples: Samples,
+    /// They are from other nodes of the site.
+    are_others: bool,
     model: CostModel,
     /// How many were measured in this slot.
     measured: u32,
@@ -23,9 +26,15 @@ pub struct Rates {
 impl Rates {
     /// Takes what was known before. What was measured in this slot is later, and stays.
     pub fn know(&mut self, known: &KnownCosts) {
-        let own = self.own.iter().copied();
-        self.samples = known.samples.iter().copied().chain(own).collect();
-        self.model = CostModel::of(&self.samples);
+        if known.of_node {
+            let own = self.own.iter().copied();
+            self.samples = known.samples.iter().copied().chain(own).collect();
+            self.model = CostModel::of(&self.samples);
+        } else if self.own.is_empty() {
+            self.samples = known.samples.iter().copied().collect();
+            self.are_others = true;
+            self.model = CostModel::of_others(&self.samples, known.nodes);
+        }
     }
 
     /// Takes a measurement: what a suspend wrote and how long it took.
@@ -34,6 +43,10 @@ impl Rates {
             return;
         }
         let sample = Sample { bytes, took };
+        if std::mem::take(&mut self.are_others) {
+            // This disk speaks for itself from now on.
+            self.samples = Samples::default();
+        }
         self.samples.push(sample);
         self.model = CostModel::of(&self.samples);
         self.measured = self.measured.saturating_add(1);
@@ -73,6 +86,21 @@ impl Rates {
         self.model.cost(bytes)
     }
 
+    /// What a suspend of `bytes` is likely to take. The less was measured, the longer is what is
+    /// expected, which is right for when to begin. But a guest that has to go all the same is not
+    /// given up as long as the middle one of the rates that were really measured here would do.
+    pub fn likely(&self, bytes: u64) -> Span {
+        let here = self.samples.iter().filter(|s| !s.is_small());
+        let mut rates: Vec<f64> = here
+            .map(|s| as_f64(s.bytes) / s.took.as_secs_f64())
+            .collect();
+        rates.sort_by(f64::total_cmp);
+        let middle = rates.get(rates.len() / 2).filter(|_| !self.are_others);
+        let rate = middle.copied().unwrap_or(notice::ASSUMED_RATE);
+        let takes = notice::SUSPEND_FIXED + Span::from_secs_f64(as_f64(bytes) / rate);
+        takes.min(self.cost(bytes).expected)
+    }
+
     /// How many suspends that is known by.
     pub const fn count(&self) -> usize {
         self.samples.len()
@@ -91,7 +119,6 @@ fn as_f64(bytes: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::settings::Settings;
-    use protocol::notice;
     use protocol::suspend_cost::ENOUGH;
 
     fn ms(n: u64) -> Span {
@@ -127,6 +154,7 @@ mod tests {
         };
         rates.know(&KnownCosts {
             of_node: true,
+            nodes: 1,
             samples: vec![sample; ENOUGH],
         });
         assert_eq!(rates.count(), ENOUGH);
@@ -152,5 +180,40 @@ mod tests {
         rates.learn(31, ms(28));
         rates.learn(0, Span::ZERO);
         assert_eq!(rates.measured().unwrap().count, 62);
+    }
+
+    /// Nodes may have disks of their own: few others make nobody bold, and the first own word counts.
+    #[test]
+    fn what_other_nodes_say_makes_careful_and_never_bold_unless_there_are_many() {
+        let bytes = notice::most_bytes(1024);
+        let none = Rates::default().cost(bytes);
+        let of = |nodes, rate: u64| KnownCosts {
+            of_node: false,
+            nodes,
+            samples: vec![
+                Sample {
+                    bytes: 1 << 30,
+                    took: ms((1 << 30) / (rate * 1000)),
+                };
+                4
+            ],
+        };
+        for (nodes, rate, careful) in [(1, 800, false), (3, 800, false), (1, 50, true)] {
+            let mut rates = Rates::default();
+            rates.know(&of(nodes, rate));
+            let cost = rates.cost(bytes);
+            assert_eq!(cost.budget > none.budget, careful, "{nodes} {rate}");
+            assert!(cost.budget >= none.budget, "{nodes} nodes, {rate} MB/s");
+            assert!(
+                rates.likely(bytes) <= none.expected,
+                "it is tried all the same"
+            );
+        }
+        let mut rates = Rates::default();
+        rates.know(&of(4, 800));
+        assert!(rates.cost(bytes).budget < none.budget);
+        rates.learn(1 << 30, ms(10_000));
+        assert!(rates.cost(bytes).budget > none.budget);
+        assert_eq!(rates.count(), 1);
     }
 }

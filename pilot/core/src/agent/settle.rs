@@ -2,7 +2,6 @@
 
 use protocol::codes::{Reason, ReasonCode, exit};
 use protocol::lease::{EndOutcome, Goal};
-use protocol::notice;
 use protocol::time::{Mono, Span};
 
 use super::want::{Stop, Want, stopped};
@@ -336,7 +335,7 @@ impl Agent {
         let now = self.now.mono;
         let left = abort_at.since(now);
         let cost = plan.cost.get(&lease.key).copied().unwrap_or_default();
-        let takes = self.likely(lease, plan);
+        let takes = self.rates.likely(lease.bytes_bound());
         let state = lease.key.state_id().filter(|_| left >= takes);
         let Some(state) = state else {
             if urgent {
@@ -430,20 +429,6 @@ impl Agent {
         self.effects.push(Effect::Flush { lease });
     }
 
-    /// What a suspend is likely to take. The plan counts with a rate that is lower the less was
-    /// measured; that is right for when to begin. But a guest that has to go all the same is not
-    /// given up as long as the rate that was really measured would do.
-    fn likely(&self, lease: &Lease, plan: &Plan) -> Span {
-        let cost = plan.cost.get(&lease.key).copied().unwrap_or_default();
-        let measured = self.rates.measured().filter(|rate| rate.mean > 0.0);
-        measured.map_or(cost.expected, |rate| {
-            #[expect(clippy::cast_precision_loss, reason = "bytes, for a span of time")]
-            let bytes = lease.bytes_bound() as f64;
-            let takes = notice::SUSPEND_FIXED + Span::from_secs_f64(bytes / rate.mean);
-            takes.min(cost.expected)
-        })
-    }
-
     fn stop(&mut self, lease: &mut Lease, hard: Mono, outcome: EndOutcome) {
         let now = self.now.mono;
         if hard.since(now) < Span::from_secs(1) {
@@ -514,7 +499,7 @@ impl Agent {
         if let Some(cost) = plan.cost.get(&lease.key) {
             // The last moment at which a suspend that waits for its turn may begin.
             let hard = plan.last_kill.min(fence.kill_at);
-            let takes = self.likely(lease, plan).min(cost.expected);
+            let takes = self.rates.likely(lease.bytes_bound()).min(cost.expected);
             times.push(hard.before(takes) + Span::from_millis(1));
         }
         match &lease.stage {

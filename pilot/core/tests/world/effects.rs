@@ -30,6 +30,7 @@ impl World {
                         now: self.clocks().wall,
                         costs: Some(KnownCosts {
                             of_node: true,
+                            nodes: 1,
                             samples: self.rules.known.clone(),
                         }),
                     })
