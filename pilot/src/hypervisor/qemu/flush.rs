@@ -147,7 +147,12 @@ impl Running {
             };
             tokio::select! {
                 _ = exit.wait_for(Option::is_some) => return,
-                () = self.flush.hurried.notified() => return,
+                () = self.flush.hurried.notified() => {
+                    // It may have been meant for an earlier flush.
+                    if self.flush.is_hurried() {
+                        return;
+                    }
+                }
                 () = sleep(rest) => {}
             }
         }

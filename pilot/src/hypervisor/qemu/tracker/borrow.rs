@@ -50,13 +50,14 @@ mod x86_64 {
 
     pub(super) fn userfaultfd(pid: u32) -> io::Result<OwnedFd> {
         let raw = i32::try_from(pid).map_err(io::Error::other)?;
+        let its = rustix::process::Pid::from_raw(raw).ok_or_else(gone)?;
+        // First: where a process has no such handle, who waits for its end would take our stop for it.
+        let process = pidfd_open(its, PidfdFlags::empty())?;
         let pid = Pid::from_raw(raw);
         for _ in 0..TRIES {
             let stopped = Stopped::stop(pid)?;
             if let Some(number) = stopped.make()? {
                 drop(stopped);
-                let its = rustix::process::Pid::from_raw(raw).ok_or_else(gone)?;
-                let process = pidfd_open(its, PidfdFlags::empty())?;
                 return Ok(pidfd_getfd(process, number, PidfdGetfdFlags::empty())?);
             }
             drop(stopped);
