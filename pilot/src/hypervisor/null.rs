@@ -9,6 +9,8 @@
 //! `null.says_ready` (as soon as it is told that it will be suspended). What it is told stands on its
 //! console.
 
+mod whims;
+
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -20,7 +22,6 @@ use image_store::{Committed, Decision, Platform, StateError, StateWriter, Store}
 use pilot_core::guest_words::{Said, Words};
 use protocol::codes::{Reason, ReasonCode};
 use protocol::lease::StateRef;
-use protocol::text::parse_span;
 use protocol::time::Span;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
@@ -33,6 +34,7 @@ use super::stage::{self, MEMORY, Outfit, Parts};
 use super::state::{Failure, commit, manifest};
 use super::stopwatch::Stopwatch;
 use super::types::{ExitHow, GuestEvent, Setup, StageRequest, SuspendOrder, Suspended, WhenLate};
+use whims::Whims;
 
 /// How long a suspend that failed waits for its own files to be gone.
 const CLEAN_UP: Duration = Duration::from_secs(5);
@@ -54,44 +56,6 @@ struct Memory {
     boot: String,
     #[serde(rename = "ran_ms")]
     ran: Span,
-}
-
-/// How a null guest is to misbehave.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Whims {
-    poweroff_after: Option<Span>,
-    crash_after: Option<Span>,
-    ignores_acpi: bool,
-    suspend_takes: Span,
-    suspend_fails: bool,
-    boot_fails: bool,
-    deaf: bool,
-    says_ready: bool,
-}
-
-impl Whims {
-    fn read(cmdline: &str) -> Result<Self, String> {
-        let mut whims = Self::default();
-        let words = cmdline
-            .split_whitespace()
-            .filter_map(|w| w.strip_prefix("null."));
-        for word in words {
-            let (name, value) = word.split_once('=').unwrap_or((word, ""));
-            let span = || parse_span(value);
-            match name {
-                "poweroff_after" => whims.poweroff_after = Some(span()?),
-                "crash_after" => whims.crash_after = Some(span()?),
-                "ignores_acpi" => whims.ignores_acpi = true,
-                "suspend_takes" => whims.suspend_takes = span()?,
-                "suspend_fails" => whims.suspend_fails = true,
-                "boot_fails" => whims.boot_fails = true,
-                "deaf" => whims.deaf = true,
-                "says_ready" => whims.says_ready = true,
-                _ => return Err(format!("a null guest knows no `null.{name}`")),
-            }
-        }
-        Ok(whims)
-    }
 }
 
 fn platform() -> Platform {

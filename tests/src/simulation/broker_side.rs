@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use broker_core::records::{LeaseRecord, Log, Meta};
+use broker_core::records::Log;
 use broker_core::{
-    Broker, BrokerConfig, Caller, Changes, Effect, Event, Records, Reply, Step, SyncDecision,
+    Broker, BrokerConfig, Caller, Changes, Effect, Event, Reply, Step, SyncDecision,
 };
 use pilot_core::agent;
 use protocol::codes::ErrorCode;
-use protocol::ids::{Incarnation, PilotBoot, SiteName, SubmitKey, WorkspaceId};
+use protocol::ids::{Incarnation, PilotBoot, SubmitKey, WorkspaceId};
 use protocol::lrm::PilotJob;
 use protocol::slot_file::{BrokerAccess, HypervisorKind, HypervisorSection};
 use protocol::time::{Span, Timestamp};
@@ -17,6 +17,7 @@ use protocol::workspace::WorkspaceState;
 use super::fault::Fault;
 use super::lrm_side::Site;
 use super::options::{Break, Promise, Violation};
+use super::store::Store;
 use super::truth::PilotNumber;
 use super::wire::Wire;
 use super::world::{Coming, Command, Sender, World};
@@ -53,66 +54,6 @@ pub struct BrokerSide {
     pub(super) cancels: BTreeSet<SubmitKey>,
 }
 
-/// The durable records, indexed: [`Records`] alone is too slow at this size.
-pub(super) struct Store {
-    all: Changes,
-    meta: Meta,
-}
-
-impl Store {
-    fn apply(&mut self, changes: Changes) {
-        if let Some(meta) = &changes.meta {
-            self.meta = meta.clone();
-        }
-        let all = &mut self.all;
-        all.workspaces.extend(changes.workspaces);
-        for (id, lease) in changes.leases {
-            match lease {
-                Some(_) => all.leases.insert(id, lease),
-                None => all.leases.remove(&id),
-            };
-        }
-        all.pilots.extend(changes.pilots);
-        all.sites.extend(changes.sites);
-        all.idempotency.extend(changes.idempotency);
-        for (id, discard) in changes.discards {
-            match discard {
-                Some(_) => all.discards.insert(id, discard),
-                None => all.discards.remove(&id),
-            };
-        }
-    }
-
-    fn load(&self) -> Records {
-        let mut records = Records::empty(self.meta.clone());
-        records.workspaces = self.all.workspaces.values().cloned().collect();
-        records.leases = self.all.leases.values().flatten().cloned().collect();
-        records.pilots = self.all.pilots.values().cloned().collect();
-        records.sites = self.all.sites.values().cloned().collect();
-        records.costs = self.all.costs.values().flatten().cloned().collect();
-        records.idempotency = self.all.idempotency.values().cloned().collect();
-        records.discards = self.all.discards.values().flatten().cloned().collect();
-        records
-    }
-}
-
-impl Store {
-    /// The live leases.
-    pub(super) fn leases(&self) -> impl Iterator<Item = &LeaseRecord> {
-        self.all.leases.values().flatten()
-    }
-
-    /// True while the broker submits nothing to a site until somebody has looked.
-    pub(super) fn is_paused(&self, site: &SiteName) -> bool {
-        (self.all.sites.get(site)).is_some_and(|s| s.paused.is_some())
-    }
-
-    /// The live lease of a workspace.
-    pub(super) fn lease(&self, id: &WorkspaceId) -> Option<&LeaseRecord> {
-        self.all.leases.get(id)?.as_ref()
-    }
-}
-
 impl BrokerSide {
     /// A broker for these sites; not started. Half of the seeds have leases so short that every
     /// loss of contact is a case for the fence.
@@ -130,10 +71,7 @@ impl BrokerSide {
         Self {
             config,
             core: None,
-            records: Store {
-                all: Changes::default(),
-                meta: Meta::new("sim"),
-            },
+            records: Store::new(),
             held: BTreeMap::new(),
             tick: None,
             doomed: false,
@@ -174,12 +112,12 @@ impl BrokerSide {
 
     /// The state of a workspace by the durable records.
     pub fn state_of(&self, id: &WorkspaceId) -> Option<WorkspaceState> {
-        self.records.all.workspaces.get(id).map(|w| w.state)
+        self.workspace(id).map(|w| w.state)
     }
 
     /// The durable record of a workspace.
     pub fn workspace(&self, id: &WorkspaceId) -> Option<&broker_core::records::WorkspaceRecord> {
-        self.records.all.workspaces.get(id)
+        self.records.workspace(id)
     }
 }
 

@@ -18,6 +18,7 @@ mod options;
 mod pilot_faults;
 mod pilot_side;
 mod size;
+mod store;
 mod story;
 mod summary;
 mod truth;

@@ -16,6 +16,7 @@ mod departure;
 mod effect;
 mod event;
 mod exchange;
+mod ladder;
 mod settle;
 mod stages;
 mod tell;
