@@ -12,7 +12,7 @@ use guests::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use pilot::hypervisor::{ExitHow, Guest};
+use pilot::hypervisor::{ExitHow, Guest, SuspendError};
 use protocol::codes::ReasonCode;
 use protocol::lease::StateRef;
 use protocol::slot_file::HypervisorKind;
@@ -46,6 +46,19 @@ async fn flush(site: &Site, guest: &Guest, generation: u64) {
         (ahead(site, generation) >= FILL_MIB << 20).then_some(())
     })
     .await;
+}
+
+/// Tries a suspend while no file may be longer than `bytes`: a disk that fills up in the middle of it.
+async fn fails_for_want_of_room(guest: &Guest, bytes: u64) -> SuspendError {
+    // Threads inherit it: a write beyond the limit then fails instead of killing the program.
+    let mut too_large = SigSet::empty();
+    too_large.add(Signal::SIGXFSZ);
+    too_large.thread_block().unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    setrlimit(Resource::RLIMIT_FSIZE, bytes, hard).unwrap();
+    let result = guest.suspend(order(guest)).await;
+    setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
+    result.unwrap_err()
 }
 
 async fn filled(guest: &Guest) {
@@ -112,10 +125,6 @@ async fn without_a_suspend_nothing_is_left_of_a_flush() {
 
 #[tokio::test]
 async fn a_suspend_that_fails_after_a_flush_costs_nothing_and_both_can_be_tried_again() {
-    let mut too_large = SigSet::empty();
-    too_large.add(Signal::SIGXFSZ);
-    too_large.thread_block().unwrap();
-    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
     let site = site();
     let slot = site.slot("s1");
     let spec = spec(&site, 20);
@@ -134,9 +143,7 @@ async fn a_suspend_that_fails_after_a_flush_costs_nothing_and_both_can_be_tried_
     assert_eq!(site.states(), [""; 0]);
     flush(&site, &guest, 1).await;
     // What the guest writes is written again, but there is no room for it.
-    setrlimit(Resource::RLIMIT_FSIZE, 4 << 20, hard).unwrap();
-    let e = guest.suspend(order(&guest)).await.unwrap_err();
-    setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
+    let e = fails_for_want_of_room(&guest, 4 << 20).await;
     assert_eq!(
         (e.reason.code, e.guest_alive),
         (ReasonCode::DiskFull, true),
@@ -195,10 +202,6 @@ async fn checkpoints_of_a_busy_guest_are_whole_and_its_flush_goes_on() {
 
 #[tokio::test]
 async fn a_paused_guest_whose_suspend_has_failed_can_be_suspended_without_having_run() {
-    let mut too_large = SigSet::empty();
-    too_large.add(Signal::SIGXFSZ);
-    too_large.thread_block().unwrap();
-    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
     let site = site();
     let slot = site.slot("s1");
     let spec = spec(&site, 0);
@@ -207,9 +210,7 @@ async fn a_paused_guest_whose_suspend_has_failed_can_be_suspended_without_having
     guest.pause().await.unwrap();
     let seen = counts_to(&guest, 0).await;
     for _ in 0..2 {
-        setrlimit(Resource::RLIMIT_FSIZE, 16 << 20, hard).unwrap();
-        let e = guest.suspend(order(&guest)).await.unwrap_err();
-        setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
+        let e = fails_for_want_of_room(&guest, 16 << 20).await;
         assert_eq!(
             (e.reason.code, e.guest_alive),
             (ReasonCode::DiskFull, true),
