@@ -97,8 +97,8 @@ impl Driver {
         Ok(self.hypervisor.start(staged).await?.0)
     }
 
-    /// Suspends it; the state before is removed.
-    pub(super) async fn suspend(&mut self, guest: &Guest) -> Result<Suspended> {
+    /// Suspends it, and says how long it took until it was gone; the state before is removed.
+    pub(super) async fn suspend(&mut self, guest: &Guest) -> Result<(Suspended, Duration)> {
         let order = SuspendOrder {
             state: guest.id().state_id()?,
             run: Span::ZERO,
@@ -106,11 +106,13 @@ impl Driver {
             budget: Span::from_secs(300),
             when_late: WhenLate::Kill,
         };
+        let begin = super::clock::now();
         let made = guest.suspend(order).await?;
+        let took = begin.elapsed();
         if let Some(old) = self.state.replace(made.state.clone()) {
             self.hypervisor.discard(&old.id).await?;
         }
-        Ok(made)
+        Ok((made, took))
     }
 
     /// Waits until the guest has said these words so many times under this lease.

@@ -113,13 +113,11 @@ pub(super) async fn run(options: &Options, guest_mib: u64, dirty: Dirty) -> Resu
 
 /// Suspends the guest: milliseconds until it is durable and gone, and bytes written.
 async fn end(driver: &mut Driver, guest: &Guest) -> Result<(f64, u64)> {
-    let begin = clock::now();
-    let made = driver.suspend(guest).await?;
-    let took = ms(begin.elapsed());
+    let (made, took) = driver.suspend(guest).await?;
     if said(guest, "GUEST-CORRUPT")? > 0 {
         bail!("the guest's memory was not what it had written");
     }
-    Ok((took, made.written))
+    Ok((ms(took), made.written))
 }
 
 /// MiB/s that the guest writes.
