@@ -48,12 +48,16 @@ async fn flush(site: &Site, guest: &Guest, generation: u64) {
     .await;
 }
 
-/// Tries a suspend while no file may be longer than `bytes`: a disk that fills up in the middle of it.
-async fn fails_for_want_of_room(guest: &Guest, bytes: u64) -> SuspendError {
-    // Threads inherit it: a write beyond the limit then fails instead of killing the program.
+/// To be called before there are threads, which inherit it: a write beyond the limit then fails instead
+/// of killing the program.
+fn let_large_writes_fail() {
     let mut too_large = SigSet::empty();
     too_large.add(Signal::SIGXFSZ);
     too_large.thread_block().unwrap();
+}
+
+/// Tries a suspend while no file may be longer than `bytes`: a disk that fills up in the middle of it.
+async fn fails_for_want_of_room(guest: &Guest, bytes: u64) -> SuspendError {
     let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
     setrlimit(Resource::RLIMIT_FSIZE, bytes, hard).unwrap();
     let result = guest.suspend(order(guest)).await;
@@ -125,6 +129,7 @@ async fn without_a_suspend_nothing_is_left_of_a_flush() {
 
 #[tokio::test]
 async fn a_suspend_that_fails_after_a_flush_costs_nothing_and_both_can_be_tried_again() {
+    let_large_writes_fail();
     let site = site();
     let slot = site.slot("s1");
     let spec = spec(&site, 20);
@@ -202,6 +207,7 @@ async fn checkpoints_of_a_busy_guest_are_whole_and_its_flush_goes_on() {
 
 #[tokio::test]
 async fn a_paused_guest_whose_suspend_has_failed_can_be_suspended_without_having_run() {
+    let_large_writes_fail();
     let site = site();
     let slot = site.slot("s1");
     let spec = spec(&site, 0);
