@@ -339,9 +339,19 @@ impl Installation {
         }
     }
 
-    /// Kills all processes that have to do with a slot's directory, at once and unheard.
-    pub fn kill_everything_in_slots(&self) {
-        node::end_all(&self.place.join("scratch"));
+    /// Kills all processes that have to do with a slot's directory, unheard, and waits until none
+    /// is left: one that was just being started too.
+    ///
+    /// # Errors
+    /// One does not end.
+    pub async fn kill_everything_in_slots(&self) -> Result<()> {
+        let scratch = self.place.join("scratch");
+        until(
+            "the killed processes of slots to end",
+            PATIENCE,
+            async || Ok((!node::end_all(&scratch)).then_some(())),
+        )
+        .await
     }
 
     /// Process ids of the pilots that run now.

@@ -77,14 +77,18 @@ impl Snapshot {
     }
 }
 
-/// Kills all processes that have to do with `place` (not this one), at once and unheard.
-pub fn end_all(place: &Path) {
+/// Kills all processes that have to do with `place` (not this one), unheard; they end a moment
+/// later. False when there were none.
+pub fn end_all(place: &Path) -> bool {
+    let mut any = false;
     for found in Snapshot::take(place).iter() {
         if let Found::Process { pid, .. } = found {
             // One that has ended meanwhile is as good.
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            any = true;
         }
     }
+    any
 }
 
 fn processes(place: &Path, found: &mut BTreeSet<Found>) {

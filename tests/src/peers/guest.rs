@@ -63,7 +63,7 @@ pub async fn a_guest_without_power_begins_again(peer: &Peer, guest: &Path) -> Re
     let id = it.queue(&spec, "k1").await?;
     counts_to(&it, &id, 3).await?;
     let node = it.show(&id).await?.node.context("it runs on no node")?;
-    peer.power_off(node.as_str(), &it)?;
+    peer.power_off(node.as_str(), &it).await?;
     ensure!(it.hypervisors().is_empty(), "a guest survived its node");
     peer.bring_back_if_it_is_the_only()?;
     let view = it.reaches(&id, WorkspaceState::Done).await?;

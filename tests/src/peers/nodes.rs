@@ -103,7 +103,7 @@ pub async fn a_node_without_power(peer: &Peer) -> Result<()> {
     let id = it.queue(&whole_slot("dark", 8), "k1").await?;
     it.sees(&id, "guest_running", EventSeq(0)).await?;
     let node = it.show(&id).await?.node.context("it runs on no node")?;
-    peer.power_off(node.as_str(), &it)?;
+    peer.power_off(node.as_str(), &it).await?;
     let lost = it.sees(&id, "queued", EventSeq(0)).await?;
     ensure!(lost.text.contains("not heard"), "{lost:?}");
     peer.bring_back_if_it_is_the_only()?;

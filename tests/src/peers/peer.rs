@@ -385,13 +385,13 @@ impl Peer {
     /// A node loses its power. No other node may run a pilot.
     ///
     /// # Errors
-    /// Its daemon does not run.
-    pub fn power_off(&self, node: &str, it: &Installation) -> Result<()> {
+    /// Its daemon does not run, or a process outlives its kill.
+    pub async fn power_off(&self, node: &str, it: &Installation) -> Result<()> {
         match self {
             Self::Slurm(site) => site.power_off(node)?,
             Self::Htcondor(_) => self.lose_daemon(node)?,
         }
-        it.kill_everything_in_slots();
+        it.kill_everything_in_slots().await?;
         ensure!(it.pilots().is_empty(), "a pilot survived the power");
         Ok(())
     }
