@@ -20,7 +20,7 @@ use super::node::{self, Found, Snapshot};
 use super::played;
 use super::process::Program;
 use super::proxy::Proxy;
-use super::setup::Setup;
+use super::setup::{Node, Setup};
 use super::wait::{PATIENCE, until};
 
 /// The whole of it. Everything that it started is ended when it is dropped.
@@ -39,6 +39,8 @@ pub struct Installation {
     pub binaries: Binaries,
     /// The network between pilots and broker, where the set-up has one.
     pub proxy: Option<Proxy>,
+    reach: Option<Program>,
+    node: Option<Node>,
     url: String,
     before: Snapshot,
     place: PathBuf,
@@ -64,7 +66,8 @@ impl Installation {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = tempfile::Builder::new();
         builder.prefix("wp-");
-        let directory = match setup.batch.as_ref().and_then(|b| b.place.as_ref()) {
+        let elsewhere = setup.batch.as_ref().and_then(|b| b.place.as_ref());
+        let directory = match elsewhere.or(setup.node.as_ref().map(|n| &n.place)) {
             Some(place) => builder.tempdir_in(place),
             None => builder.tempdir(),
         };
@@ -97,11 +100,18 @@ impl Installation {
             admin,
             binaries,
             proxy,
+            reach: None,
+            node: setup.node.clone(),
             url,
             before,
             place,
             directory: Some(directory),
         };
+        if let Some(node) = &setup.node {
+            let port = port.to_string();
+            let words = node.reach.iter().map(String::as_str).chain([port.as_str()]);
+            it.reach = Some(it.program("reach", words)?);
+        }
         if setup.batch.is_none() {
             it.start_lrm().await?;
         }
@@ -129,15 +139,9 @@ impl Installation {
     /// # Errors
     /// It does not.
     pub async fn start_lrm(&mut self) -> Result<()> {
-        let dir = self.place.join("lrm").display().to_string();
         let config = self.place.join("lrm.toml").display().to_string();
-        let args = ["--dir", &dir, "serve", "--config", &config];
-        self.lrm = Some(Program::start(
-            "sim-lrm",
-            &self.binaries.lrm,
-            &args,
-            &self.log("lrm"),
-        )?);
+        let words = self.lrm_words(&["serve", "--config", &config]);
+        self.lrm = Some(self.program("lrm", words.iter().map(String::as_str))?);
         let up = until("the simulated LRM to answer", PATIENCE, async || {
             Ok(self.lrm_command(&["nodes"]).await.is_ok().then_some(()))
         });
@@ -192,12 +196,32 @@ impl Installation {
     /// # Errors
     /// It says no.
     pub async fn lrm_command(&self, args: &[&str]) -> Result<String> {
-        let dir = self.place.join("lrm").display().to_string();
-        let args: Vec<&str> = ["--dir", &dir]
-            .into_iter()
-            .chain(args.iter().copied())
-            .collect();
-        said(&run(&self.binaries.lrm, &args).await?)
+        let words = self.lrm_words(args);
+        let args: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+        said(&run(Path::new(&words[0]), &args).await?)
+    }
+
+    /// A command of `sim-lrm` for this LRM, where it runs.
+    fn lrm_words(&self, args: &[&str]) -> Vec<String> {
+        let node = self.node.as_ref();
+        let dir = node.map_or_else(|| self.place.join("lrm"), |n| n.lrm.clone());
+        let own = [
+            self.binaries.lrm.display().to_string(),
+            "--dir".to_owned(),
+            dir.display().to_string(),
+        ];
+        let prefix = node.into_iter().flat_map(|n| n.prefix.clone());
+        prefix
+            .chain(own)
+            .chain(args.iter().map(|&a| a.to_owned()))
+            .collect()
+    }
+
+    /// Starts a program whose log is `name`'s.
+    fn program<'a>(&self, name: &str, words: impl Iterator<Item = &'a str>) -> Result<Program> {
+        let words: Vec<&str> = words.collect();
+        let (program, args) = words.split_first().context("a command without a word")?;
+        Program::start(name, Path::new(program), args, &self.log(name))
     }
 
     /// Runs `pilot-submit` as the user.
@@ -394,7 +418,7 @@ impl Installation {
 impl Drop for Installation {
     /// The LRM's jobs outlive its daemon: whatever was started for this place is ended here.
     fn drop(&mut self) {
-        for program in [self.broker.take(), self.lrm.take()] {
+        for program in [self.broker.take(), self.lrm.take(), self.reach.take()] {
             drop(program);
         }
         node::end_all(&self.place);

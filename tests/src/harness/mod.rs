@@ -15,9 +15,10 @@ mod setup;
 pub mod slurm;
 pub mod wait;
 pub mod wire;
+pub mod xen;
 
 pub use binaries::Binaries;
 pub use checks::{Counting, LrmJob, guest_dir, sound};
 pub use counter::{Count, CounterLog};
 pub use installation::Installation;
-pub use setup::{Batch, Guests, Setup};
+pub use setup::{Batch, Guests, Node, Setup};

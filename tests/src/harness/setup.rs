@@ -10,6 +10,24 @@ pub enum Guests {
     Null,
     /// Real ones under software emulation.
     Qemu,
+    /// Real ones of a Xen host: the site's node is its dom0.
+    Xen,
+}
+
+/// Another machine that is the simulated LRM's node; the LRM's daemon runs there, too.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Goes before a command that is to run there, as the node's user.
+    pub prefix: Vec<String>,
+    /// A directory that it sees under the same path: the installation lies there.
+    pub place: PathBuf,
+    /// A directory of its own, for the LRM's daemon.
+    pub lrm: PathBuf,
+    /// A directory of its own, for slots.
+    pub scratch: PathBuf,
+    /// Makes a port of this host's 127.0.0.1 one of its 127.0.0.1 for as long as it runs; the
+    /// port's number is its last word.
+    pub reach: Vec<String>,
 }
 
 /// A real batch system that is there already.
@@ -57,6 +75,8 @@ pub struct Setup {
     pub lrm_extra: String,
     /// A real batch system in the simulated one's place.
     pub batch: Option<Batch>,
+    /// Another machine in this one's place.
+    pub node: Option<Node>,
     /// Pilots reach the broker through a network that can be told to misbehave.
     pub proxied: bool,
 }
@@ -79,6 +99,7 @@ impl Setup {
             provision_extra: "",
             lrm_extra: String::new(),
             batch: None,
+            node: None,
             proxied: false,
         }
     }
@@ -120,18 +141,25 @@ impl Setup {
         let hypervisor = match self.guests {
             Guests::Null => "kind = \"null\"",
             Guests::Qemu => "kind = \"qemu\"\naccelerator = \"tcg\"",
+            Guests::Xen => "kind = \"xen\"\nmachine = \"pv\"",
         };
+        let node = self.node.as_ref();
+        let here = (dir.join("lrm"), dir.join("scratch"));
+        let (lrm_dir, scratch) = node.map_or(here, |n| (n.lrm.clone(), n.scratch.clone()));
+        let (lrm_dir, scratch) = (lrm_dir.display(), scratch.display());
+        // To reach it takes its time.
+        let patience = if node.is_some() { "20s" } else { "5s" };
         let (dir, pilot, lrm) = (dir.display(), pilot.display(), lrm.display());
         let (lrm, section) = if self.played_pbs {
             let section = format!("[site.lab.pbs]\nbin_dir = \"{dir}/bin\"\nqueue = \"pilots\"");
             ("pbs", section)
         } else {
-            let section = format!("[site.lab.sim]\ndir = \"{dir}/lrm\"\nprogram = \"{lrm}\"");
+            let section = format!("[site.lab.sim]\ndir = \"{lrm_dir}\"\nprogram = \"{lrm}\"");
             ("sim", section)
         };
         let sim = Batch {
             lrm,
-            prefix: Vec::new(),
+            prefix: node.map_or_else(Vec::new, |n| n.prefix.clone()),
             section,
             place: None,
         };
@@ -163,7 +191,7 @@ lrm = "{kind}"
 command_prefix = {prefix:?}
 poll = "1s"
 fast_poll = true
-command_timeout = "5s"
+command_timeout = "{patience}"
 walltime_min = "{walltime}"
 walltime_max = "{walltime}"
 notice = "{notice}"
@@ -174,7 +202,7 @@ max_queued = 1
 max_running = {max_running}
 idle_limit = "{idle_limit}"
 store = "{dir}/store"
-scratch = "{dir}/scratch"
+scratch = "{scratch}"
 program = "{pilot}"
 {way}
 [site.lab.slot]
