@@ -114,12 +114,41 @@ pub struct HypervisorSection {
     pub kind: HypervisorKind,
     /// QEMU only, and needed there: never guessed.
     pub accelerator: Option<Accelerator>,
-    /// Program; `qemu-system-x86_64` from PATH if left out.
+    /// Program; `qemu-system-x86_64` from PATH if left out. For Xen: the helper that does what only
+    /// root may, [`XEN_HELPER`] if left out.
     pub binary: Option<PathBuf>,
-    /// QEMU only: machine type that guests are pinned to; `pc-q35-7.2` if left out.
+    /// QEMU: machine type that guests are pinned to; `pc-q35-7.2` if left out. Xen: `pv` or `pvh`;
+    /// `pvh` if left out where the processor can, else `pv`.
     pub machine: Option<String>,
     /// QEMU only: CPU model; `qemu64` if left out.
     pub cpu: Option<String>,
+}
+
+/// Where the pilot's helper for Xen is where nothing else is said.
+pub const XEN_HELPER: &str = "/usr/lib/workspace-pilot/pilot-xen-helper";
+
+impl HypervisorSection {
+    /// The first key whose value contradicts the driver, and what to do about it.
+    pub fn contradiction(&self) -> Option<(&'static str, String)> {
+        let meaningless = |key| {
+            let text = "means nothing with `kind = \"xen\"`; leave it out".to_owned();
+            Some((key, text))
+        };
+        match self.kind {
+            HypervisorKind::Qemu if self.accelerator.is_none() => Some((
+                "accelerator",
+                "is missing; write \"tcg\" or \"kvm\": it is never guessed".to_owned(),
+            )),
+            HypervisorKind::Xen if self.accelerator.is_some() => meaningless("accelerator"),
+            HypervisorKind::Xen if self.cpu.is_some() => meaningless("cpu"),
+            HypervisorKind::Xen => {
+                let machine = self.machine.as_deref()?;
+                let text = format!("is `{machine}`; write \"pv\" or \"pvh\", or leave it out");
+                (!matches!(machine, "pv" | "pvh")).then_some(("machine", text))
+            }
+            HypervisorKind::Qemu | HypervisorKind::Null => None,
+        }
+    }
 }
 
 /// The drivers.
@@ -128,6 +157,8 @@ pub struct HypervisorSection {
 pub enum HypervisorKind {
     /// QEMU, with or without KVM.
     Qemu,
+    /// Xen; the node is its control domain.
+    Xen,
     /// No guest at all: for tests of scale.
     Null,
 }
@@ -175,10 +206,8 @@ impl SlotFile {
                 slot.clock.end, slot.clock.start
             )));
         }
-        if slot.hypervisor.kind == HypervisorKind::Qemu && slot.hypervisor.accelerator.is_none() {
-            return Err(fail(
-                "`hypervisor.accelerator` is missing; write \"tcg\" or \"kvm\": it is never guessed".to_owned(),
-            ));
+        if let Some((key, text)) = slot.hypervisor.contradiction() {
+            return Err(fail(format!("`hypervisor.{key}` {text}")));
         }
         if slot.probe.as_ref().is_some_and(|p| p.command.is_empty()) {
             return Err(fail(

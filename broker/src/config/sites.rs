@@ -314,7 +314,7 @@ fn job(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<J
     let hypervisor = raw.hypervisor.ok_or_else(|| {
         keys.missing(
             "hypervisor",
-            "what runs guests; write `kind = \"qemu\"` or \"null\"",
+            "what runs guests; write `kind = \"qemu\"`, \"xen\" or \"null\"",
         )
     })?;
     if hypervisor.kind == HypervisorKind::Qemu && hypervisor.accelerator.is_none() {
@@ -322,6 +322,9 @@ fn job(keys: &Keys<'_>, raw: RawSite, tls: bool, listen: SocketAddr) -> Result<J
             "hypervisor.accelerator",
             "write \"tcg\" or \"kvm\"; it is never guessed",
         ));
+    }
+    if let Some((key, text)) = hypervisor.contradiction() {
+        return Err(keys.wrong(&format!("hypervisor.{key}"), &text));
     }
     match &raw.broker_url {
         Some(url) => check_url(keys, url)?,

@@ -1,7 +1,7 @@
 //! File operations that survive a crash.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -65,11 +65,17 @@ fn copy(from: &Path, to: &Path) -> io::Result<u64> {
     loop {
         let n = source.read(&mut buffer)?;
         if n == 0 {
+            target.set_len(bytes)?;
             target.sync_all()?;
             return Ok(bytes);
         }
-        target.write_all(&buffer[..n])?;
         bytes += n as u64;
+        // A raw disk is mostly holes, and stays so.
+        if buffer[..n].iter().all(|b| *b == 0) {
+            target.seek(SeekFrom::Start(bytes))?;
+        } else {
+            target.write_all(&buffer[..n])?;
+        }
     }
 }
 

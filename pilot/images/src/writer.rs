@@ -265,6 +265,30 @@ impl StateWriter {
         Ok(())
     }
 
+    /// Takes in a file that the caller has written to the end, and hashed on the way: `digest` is its
+    /// BLAKE3.
+    ///
+    /// # Errors
+    /// The state was called off, or the file has a name that can't be used.
+    pub fn add_hashed(
+        &mut self,
+        name: &str,
+        file: File,
+        bytes: u64,
+        digest: blake3::Hash,
+    ) -> Result<(), StateError> {
+        self.check_open()?;
+        self.enter(FileEntry {
+            name: name.to_owned(),
+            bytes,
+            blake3: digest.to_hex().to_string(),
+            chunks: None,
+        })?;
+        self.unsynced.push((self.path(name), file));
+        self.written += bytes;
+        Ok(())
+    }
+
     /// Takes in a file that is already in the directory: hashes it.
     ///
     /// # Errors

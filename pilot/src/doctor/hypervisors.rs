@@ -30,7 +30,7 @@ pub(super) async fn look(section: Option<&HypervisorSection>) -> Vec<Finding> {
     let want = match section.map(|s| s.kind) {
         None => Want::Unknown,
         Some(HypervisorKind::Qemu) => Want::This,
-        Some(HypervisorKind::Null) => Want::Other,
+        Some(HypervisorKind::Xen | HypervisorKind::Null) => Want::Other,
     };
     let program = section
         .and_then(|s| s.binary.clone())

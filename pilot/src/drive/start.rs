@@ -227,7 +227,8 @@ fn settings(slot: &SlotFile) -> Settings {
             .map(|p| p.every.map_or(PROBE_EVERY, |e| e.0)),
         guest_overhead_mib: match slot.hypervisor.kind {
             HypervisorKind::Qemu => QEMU_OVERHEAD_MIB,
-            HypervisorKind::Null => 0,
+            // Xen's guests take nothing of dom0's memory.
+            HypervisorKind::Xen | HypervisorKind::Null => 0,
         },
         ..Settings::default()
     }

@@ -19,6 +19,7 @@ use protocol::slot_file::{Accelerator, HypervisorKind, HypervisorSection, SlotFi
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use crate::exec_guest::Trampoline;
+use crate::hypervisor::Helper;
 use crate::journal::Journal;
 
 /// QEMU's program where the slot file names none.
@@ -62,6 +63,12 @@ pub enum HostError {
         /// What it did instead.
         answer: String,
     },
+    /// The slot file wants Xen, and it can't be asked.
+    #[error("ask Xen for its version")]
+    NoXen {
+        /// Why.
+        source: crate::hypervisor::HelperError,
+    },
     /// The slot file wants KVM and the node does not let this account use it.
     #[error(
         "open /dev/kvm; add the pilot's account to the group that owns it, or set `hypervisor.accelerator = \"tcg\"`"
@@ -101,6 +108,11 @@ pub async fn inspect(
     }
     match slot.hypervisor.kind {
         HypervisorKind::Null => facts.hypervisor = "null".to_owned(),
+        HypervisorKind::Xen => {
+            facts.hypervisor = "xen".to_owned();
+            let info = Helper::of(&slot.hypervisor).info().await;
+            facts.hypervisor_version = info.map_err(|source| HostError::NoXen { source })?.version;
+        }
         HypervisorKind::Qemu => {
             facts.hypervisor = "qemu".to_owned();
             facts.hypervisor_version = qemu_version(&slot.hypervisor, journal, trampoline).await?;

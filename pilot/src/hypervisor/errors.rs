@@ -10,6 +10,9 @@ pub enum SetupError {
         "the slot file names no accelerator for QEMU; write `accelerator = \"tcg\"` or \"kvm\""
     )]
     NoAccelerator,
+    /// A key contradicts the driver.
+    #[error("the slot file contradicts itself: {0}")]
+    Contradiction(String),
     /// QEMU takes paths as UTF-8 only.
     #[error("the path {} is not UTF-8", .0.display())]
     OddPath(std::path::PathBuf),

@@ -45,10 +45,12 @@ mod memory;
 mod null;
 mod offload;
 mod qemu;
+mod raw;
 mod stage;
 mod state;
 mod stopwatch;
 mod types;
+mod xen;
 
 use std::path::{Path, PathBuf};
 
@@ -66,6 +68,8 @@ use stage::Parts;
 pub use types::{
     ExitHow, GuestEvent, GuestId, Setup, StageRequest, SuspendOrder, Suspended, WhenLate,
 };
+pub use xen::{Helper, HelperError};
+use xen::{XenDriver, XenGuest};
 
 /// A hypervisor on this node. Cheap to clone; clones share the driver.
 #[derive(Clone, Debug)]
@@ -77,6 +81,7 @@ pub struct Hypervisor {
 #[derive(Clone, Debug)]
 enum Driver {
     Qemu(QemuDriver),
+    Xen(XenDriver),
     Null(NullDriver),
 }
 
@@ -89,6 +94,7 @@ impl Hypervisor {
         let store = Store::open(&setup.store).map_err(|e| SetupError::Store(e.to_string()))?;
         let driver = match section.kind {
             HypervisorKind::Qemu => Driver::Qemu(QemuDriver::new(section, setup, store.clone())?),
+            HypervisorKind::Xen => Driver::Xen(XenDriver::new(section, setup, store.clone())?),
             HypervisorKind::Null => Driver::Null(NullDriver::new(setup, store.clone())),
         };
         Ok(Self { driver, store })
@@ -102,6 +108,7 @@ impl Hypervisor {
     pub async fn stage(&self, request: StageRequest) -> Result<StagedGuest, StageError> {
         let parts = match &self.driver {
             Driver::Qemu(d) => d.stage(request).await,
+            Driver::Xen(d) => d.stage(request).await,
             Driver::Null(d) => d.stage(request).await,
         };
         parts.map(|parts| StagedGuest { parts })
@@ -117,6 +124,10 @@ impl Hypervisor {
             Driver::Qemu(d) => {
                 let (guest, events) = d.start(staged.parts).await?;
                 (Kind::Qemu(guest), events)
+            }
+            Driver::Xen(d) => {
+                let (guest, events) = d.start(staged.parts).await?;
+                (Kind::Xen(guest), events)
             }
             Driver::Null(d) => {
                 let (guest, events) = d.start(staged.parts)?;
@@ -209,6 +220,7 @@ pub struct Guest {
 #[derive(Clone, Debug)]
 enum Kind {
     Qemu(QemuGuest),
+    Xen(XenGuest),
     Null(NullGuest),
 }
 
@@ -221,6 +233,7 @@ impl Guest {
     fn parts(&self) -> &Parts {
         match &self.kind {
             Kind::Qemu(g) => g.parts(),
+            Kind::Xen(g) => g.parts(),
             Kind::Null(g) => g.parts(),
         }
     }
@@ -229,6 +242,7 @@ impl Guest {
     pub fn console_path(&self) -> &Path {
         match &self.kind {
             Kind::Qemu(g) => g.console_path(),
+            Kind::Xen(g) => g.console_path(),
             Kind::Null(g) => g.console_path(),
         }
     }
@@ -237,7 +251,8 @@ impl Guest {
     pub fn pid(&self) -> Option<u32> {
         match &self.kind {
             Kind::Qemu(g) => g.pid(),
-            Kind::Null(_) => None,
+            // Root's process: reclaim knows the domain by the slot's mark.
+            Kind::Xen(_) | Kind::Null(_) => None,
         }
     }
 
@@ -245,6 +260,7 @@ impl Guest {
     pub async fn resident_bytes(&self) -> u64 {
         match &self.kind {
             Kind::Qemu(g) => g.resident_bytes().await,
+            Kind::Xen(g) => g.resident_bytes(),
             Kind::Null(_) => NullGuest::resident_bytes(),
         }
     }
@@ -256,6 +272,7 @@ impl Guest {
     pub async fn pause(&self) -> Result<(), ControlError> {
         match &self.kind {
             Kind::Qemu(g) => g.pause().await,
+            Kind::Xen(g) => g.pause().await,
             Kind::Null(g) => g.pause(),
         }
     }
@@ -267,6 +284,7 @@ impl Guest {
     pub async fn cont(&self) -> Result<(), ControlError> {
         match &self.kind {
             Kind::Qemu(g) => g.cont().await,
+            Kind::Xen(g) => g.cont().await,
             Kind::Null(g) => g.cont(),
         }
     }
@@ -279,6 +297,7 @@ impl Guest {
     pub async fn shutdown(&self) -> Result<(), ControlError> {
         match &self.kind {
             Kind::Qemu(g) => g.shutdown().await,
+            Kind::Xen(g) => g.shutdown().await,
             Kind::Null(g) => g.shutdown(),
         }
     }
@@ -288,6 +307,7 @@ impl Guest {
     pub fn tell(&self, words: &Words) {
         match &self.kind {
             Kind::Qemu(g) => g.tell(words),
+            Kind::Xen(g) => g.tell(words),
             Kind::Null(g) => g.tell(words),
         }
     }
@@ -297,6 +317,7 @@ impl Guest {
     pub async fn kill(&self) {
         match &self.kind {
             Kind::Qemu(g) => g.kill().await,
+            Kind::Xen(g) => g.kill().await,
             Kind::Null(g) => g.kill(),
         }
     }
@@ -311,6 +332,7 @@ impl Guest {
     pub fn flush(&self) -> Result<(), ControlError> {
         match &self.kind {
             Kind::Qemu(g) => g.flush(),
+            Kind::Xen(g) => g.flush(),
             Kind::Null(g) => g.flush(),
         }
     }
@@ -323,6 +345,7 @@ impl Guest {
     pub async fn suspend(&self, order: SuspendOrder) -> Result<Suspended, SuspendError> {
         match &self.kind {
             Kind::Qemu(g) => g.suspend(order).await,
+            Kind::Xen(g) => g.suspend(order).await,
             Kind::Null(g) => g.suspend(order).await,
         }
     }
@@ -336,6 +359,7 @@ impl Guest {
     pub async fn checkpoint(&self, order: SuspendOrder) -> Result<Suspended, SuspendError> {
         match &self.kind {
             Kind::Qemu(g) => g.checkpoint(order).await,
+            Kind::Xen(g) => g.checkpoint(order).await,
             Kind::Null(g) => g.checkpoint(order).await,
         }
     }
@@ -345,6 +369,7 @@ impl Guest {
     pub fn abort_suspend(&self) {
         match &self.kind {
             Kind::Qemu(g) => g.abort_suspend(),
+            Kind::Xen(g) => g.abort_suspend(),
             Kind::Null(g) => g.abort_suspend(),
         }
     }

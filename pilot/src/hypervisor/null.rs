@@ -30,7 +30,7 @@ use tokio::time::{sleep, timeout};
 use super::errors::{ControlError, StageError, StartError, SuspendError};
 use super::fetch::Fetcher;
 use super::offload::offload;
-use super::stage::{self, MEMORY, Outfit, Parts};
+use super::stage::{self, DiskKind, MEMORY, Outfit, Parts};
 use super::state::{Failure, commit, manifest};
 use super::stopwatch::Stopwatch;
 use super::types::{ExitHow, GuestEvent, Setup, StageRequest, SuspendOrder, Suspended, WhenLate};
@@ -84,6 +84,7 @@ impl NullDriver {
             devices: Vec::new(),
             earlier_devices: Vec::new(),
             memory: None,
+            disks: DiskKind::Layers,
         };
         stage::stage(request, &driver.store, &driver.fetcher, outfit).await
     }

@@ -17,6 +17,7 @@ use super::errors::StageError;
 use super::fetch::Fetcher;
 use super::memory::GuestMemory;
 use super::offload::offload;
+use super::raw;
 use super::types::StageRequest;
 
 /// Name of the memory's file in a state.
@@ -44,9 +45,19 @@ pub(super) struct Parts {
     pub memory: Option<Arc<GuestMemory>>,
 }
 
+/// What a guest's disk is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum DiskKind {
+    /// Of qcow2 layers, for a hypervisor that reads those.
+    Layers,
+    /// Of one raw file, which has all of it.
+    Raw,
+}
+
 /// One disk: `base <- frozen layers <- top`.
 #[derive(Clone, Debug)]
 pub(super) struct StagedDisk {
+    pub kind: DiskKind,
     pub size_bytes: u64,
     pub base: Option<Base>,
     pub frozen: Vec<Frozen>,
@@ -85,6 +96,7 @@ pub(super) struct Outfit {
     pub earlier_devices: Vec<Vec<String>>,
     /// Filled from the state, if there is one. None leaves that to the driver.
     pub memory: Option<Arc<GuestMemory>>,
+    pub disks: DiskKind,
 }
 
 /// Stages a guest for a driver.
@@ -126,8 +138,9 @@ pub(super) async fn stage(
             Some(a) => Some(stage_base(&source, a, disk.format, entry.as_ref()).await?),
         };
         let (disk, state, dir) = (disk.clone(), state.clone(), dir.clone());
+        let kind = outfit.disks;
         let laid = offload("stage-disk", move || {
-            lay_out(&disk, n, base, entry, state, &dir)
+            lay_out(&disk, n, base, entry, state, &dir, kind)
         });
         disks.push(laid.await.map_err(|e| StageError::Node(e.to_string()))??);
     }
@@ -310,6 +323,7 @@ fn lay_out(
     entry: Option<DiskEntry>,
     state: Option<VerifiedState>,
     dir: &Path,
+    kind: DiskKind,
 ) -> Result<StagedDisk, StageError> {
     let base_size = match &base {
         None => 0,
@@ -324,6 +338,23 @@ fn lay_out(
     if size_bytes == 0 {
         let text = format!("disk {n} has neither a base nor a size");
         return Err(StageError::ImageMissing(text));
+    }
+    if kind == DiskKind::Raw {
+        let top = dir.join(format!("disk-{n}.top.raw"));
+        remove_old(&top)?;
+        let saved = entry.as_ref().and_then(|e| e.layers.first());
+        let from = match (saved, &state) {
+            (Some(name), Some(state)) => Some((state.path(name), DiskFormat::Raw)),
+            _ => base.as_ref().map(|b| (b.path.clone(), b.pin.format)),
+        };
+        raw::lay_out(from, &top, size_bytes).map_err(|e| node("make", &top, &e))?;
+        return Ok(StagedDisk {
+            kind,
+            size_bytes,
+            base,
+            frozen: Vec::new(),
+            top,
+        });
     }
     let mut frozen = Vec::new();
     if let (Some(entry), Some(state)) = (entry, state) {
@@ -352,6 +383,7 @@ fn lay_out(
     remove_old(&top)?;
     qcow2::create_layer(&top, size_bytes).map_err(|e| node("make", &top, &e))?;
     Ok(StagedDisk {
+        kind,
         size_bytes,
         base,
         frozen,

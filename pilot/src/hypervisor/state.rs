@@ -4,7 +4,7 @@ use image_store::{Committed, DiskEntry, Manifest, Platform, StateError, StateWri
 use protocol::codes::{Reason, ReasonCode};
 use protocol::time::Span;
 
-use super::stage::{Parts, StagedDisk};
+use super::stage::{DiskKind, Parts, StagedDisk};
 use super::types::SuspendOrder;
 
 /// Why there is no state.
@@ -30,7 +30,7 @@ impl Failure {
             ),
             Self::Gone => Reason::new(
                 ReasonCode::GuestCrashed,
-                "the guest's qemu ended during the suspend, which was discarded",
+                "the guest ended during the suspend, which was discarded",
             ),
             Self::Full(text) => Reason::new(ReasonCode::DiskFull, text),
             Self::Failed(text) => Reason::new(ReasonCode::SuspendFailed, text),
@@ -63,7 +63,7 @@ pub(super) fn manifest(
             .map(|(n, d)| DiskEntry {
                 size_bytes: d.size_bytes,
                 base: d.base.as_ref().map(|b| b.pin.clone()),
-                layers: (0..=d.frozen.len()).map(|l| layer_name(n, l)).collect(),
+                layers: (0..=d.frozen.len()).map(|l| layer_name(n, l, d)).collect(),
             })
             .collect(),
         run: order.run,
@@ -73,8 +73,12 @@ pub(super) fn manifest(
 }
 
 /// Name of a layer's file in a state.
-fn layer_name(disk: usize, layer: usize) -> String {
-    format!("disk-{disk}.{layer}.qcow2")
+fn layer_name(n: usize, layer: usize, disk: &StagedDisk) -> String {
+    let format = match disk.kind {
+        DiskKind::Layers => "qcow2",
+        DiskKind::Raw => "raw",
+    };
+    format!("disk-{n}.{layer}.{format}")
 }
 
 /// Brings the disks' layers and commits. The memory is already in.
@@ -86,9 +90,13 @@ pub(super) fn commit(
 ) -> Result<Committed, StateError> {
     for (n, disk) in disks.iter().enumerate() {
         for (layer, frozen) in disk.frozen.iter().enumerate() {
-            writer.bring(&layer_name(n, layer), &frozen.path, frozen.known.as_ref())?;
+            writer.bring(
+                &layer_name(n, layer, disk),
+                &frozen.path,
+                frozen.known.as_ref(),
+            )?;
         }
-        writer.bring(&layer_name(n, disk.frozen.len()), &disk.top, None)?;
+        writer.bring(&layer_name(n, disk.frozen.len(), disk), &disk.top, None)?;
     }
     for (entry, disk) in manifest.disks.iter_mut().zip(disks) {
         if let (Some(pin), Some(base)) = (&mut entry.base, &disk.base)

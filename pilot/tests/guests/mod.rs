@@ -38,6 +38,15 @@ pub fn guest_dir() -> PathBuf {
     fs::canonicalize(dir).unwrap()
 }
 
+/// What whoever runs the tests in a Xen dom0 says of it.
+fn setting(name: &str) -> Option<String> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the tests don't know the dom0 that they run in"
+    )]
+    std::env::var(name).ok()
+}
+
 /// Waits for a condition.
 pub async fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let waiting = async {
@@ -76,12 +85,23 @@ impl Site {
     }
 
     pub fn section(&self) -> HypervisorSection {
-        HypervisorSection {
+        let plain = HypervisorSection {
             kind: self.kind,
-            accelerator: Some(Accelerator::Tcg),
+            accelerator: None,
             binary: None,
             machine: None,
             cpu: None,
+        };
+        match self.kind {
+            HypervisorKind::Qemu | HypervisorKind::Null => HypervisorSection {
+                accelerator: Some(Accelerator::Tcg),
+                ..plain
+            },
+            HypervisorKind::Xen => HypervisorSection {
+                binary: setting("WP_XEN_HELPER").map(PathBuf::from),
+                machine: Some(setting("WP_XEN_MACHINE").unwrap_or_else(|| "pv".to_owned())),
+                ..plain
+            },
         }
     }
 
@@ -133,6 +153,16 @@ impl Site {
                     format!("{} hb=0.05 nonet {words}", own.trim()),
                 )
             }
+            HypervisorKind::Xen => {
+                let dir = guest_dir();
+                let own = "console=hvc0 quiet panic=-1 audit=0 apparmor=0 cryptomgr.notests \
+                           random.trust_cpu=on hb=0.2 nonet";
+                (
+                    dir.join("vmlinux"),
+                    Some(artefact(&dir.join("initrd.cpio"))),
+                    format!("{own} {words}"),
+                )
+            }
             HypervisorKind::Null => {
                 let kernel = self.root.path().join("kernel");
                 fs::write(&kernel, b"no kernel at all").unwrap();
@@ -164,7 +194,9 @@ impl Site {
     pub fn spec_with_disk(&self, words: &str) -> WorkspaceSpec {
         let mut spec = self.spec(words);
         let base = match self.kind {
-            HypervisorKind::Qemu => Some(artefact(&guest_dir().join("disk.raw"))),
+            HypervisorKind::Qemu | HypervisorKind::Xen => {
+                Some(artefact(&guest_dir().join("disk.raw")))
+            }
             HypervisorKind::Null => None,
         };
         let format = DiskFormat::Raw;

@@ -219,7 +219,7 @@ fn uuid_of(id: &WorkspaceId) -> String {
         .to_string()
 }
 
-fn mac_of(id: &WorkspaceId) -> String {
+pub(in crate::hypervisor) fn mac_of(id: &WorkspaceId) -> String {
     let hash = blake3::hash(id.as_str().as_bytes());
     let b = hash.as_bytes();
     format!("52:54:00:{:02x}:{:02x}:{:02x}", b[16], b[17], b[18])
@@ -231,7 +231,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::hypervisor::stage::{Base, Frozen};
+    use crate::hypervisor::stage::{Base, DiskKind, Frozen};
 
     #[test]
     fn every_layer_says_itself_what_is_below_it() {
@@ -247,6 +247,7 @@ mod tests {
             known: None,
         };
         let disk = StagedDisk {
+            kind: DiskKind::Layers,
             size_bytes: 1 << 20,
             base: Some(Base {
                 path: "/store/base,1".into(),

@@ -33,8 +33,9 @@ use protocol::slot_file::HypervisorSection;
 use super::errors::{SetupError, StageError};
 use super::fetch::Fetcher;
 use super::memory::GuestMemory;
-use super::stage::{self, Outfit, Parts};
+use super::stage::{self, DiskKind, Outfit, Parts};
 use super::types::{Setup, StageRequest};
+pub(super) use args::mac_of;
 use args::{Machine, devices, lease_port};
 pub use guest::QemuGuest;
 
@@ -116,6 +117,7 @@ impl QemuDriver {
             devices,
             earlier_devices: vec![without_port],
             memory: Some(Arc::new(memory)),
+            disks: DiskKind::Layers,
         };
         stage::stage(request, &this.store, &this.fetcher, outfit).await
     }
@@ -138,7 +140,7 @@ impl Machine {
 }
 
 /// The end of QEMU's own log of a guest, on one line.
-fn log_tail(path: &std::path::Path) -> String {
+pub(super) fn log_tail(path: &std::path::Path) -> String {
     let text = std::fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text[text.len().saturating_sub(1000)..]).into_owned();
     let text = text.trim().replace('\n', "; ");

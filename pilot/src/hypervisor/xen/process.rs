@@ -1,0 +1,342 @@
+//! The helper that lives with a guest: how it is started, and the one task that hears it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pilot_core::guest_words::Said;
+use protocol::codes::{Reason, ReasonCode};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use xen_helper::{How, Order, Told, Why};
+
+use super::Driver;
+use super::guest::XenGuest;
+use super::helper::Helper;
+use crate::hypervisor::errors::{ControlError, StartError};
+use crate::hypervisor::stage::{MEMORY, Parts};
+use crate::hypervisor::types::{ExitHow, GuestEvent};
+
+pub(in crate::hypervisor) type Started = (XenGuest, mpsc::UnboundedReceiver<GuestEvent>);
+
+/// `xl create` has its own limit in the helper; this is for one that says nothing at all.
+const START: Duration = Duration::from_secs(300);
+/// `xl` is slow on a busy host; where it hangs, the helper has its own limits.
+const COMMAND: Duration = Duration::from_secs(90);
+/// After that a domain whose helper does not destroy it is destroyed by another.
+const KILL: Duration = Duration::from_secs(30);
+/// The disk or the guest's last bytes of a state.
+const BLOCK: usize = 1 << 20;
+
+/// What the handles of a guest share with the task that hears its helper.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub uuid: String,
+    marker: String,
+    helper: Helper,
+    input: tokio::sync::Mutex<Option<ChildStdin>>,
+    number: AtomicU64,
+    waiting: Mutex<BTreeMap<u64, oneshot::Sender<Option<String>>>>,
+    pub ended_by_us: AtomicBool,
+    /// None while the guest lives.
+    pub exit: watch::Sender<Option<ExitHow>>,
+}
+
+struct Parted {
+    child: Child,
+    input: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+pub(super) async fn start(driver: Arc<Driver>, parts: Parts) -> Result<Started, StartError> {
+    let console = parts.request.dir.join("console.log");
+    let parted = spawn(&driver.helper, &console)?;
+    let order = order(&driver, &parts)?;
+    match timeout(START, begin(parted, &order, &parts, &console)).await {
+        Ok(Ok((parted, uuid))) => Ok(guest(driver, parts, parted, uuid, console)),
+        Ok(Err(e)) => Err(e),
+        // Its input has ended with that: it destroys what it has made.
+        Err(_) => Err(StartError::BootFailed(format!(
+            "Xen did not start the guest within {} s",
+            START.as_secs()
+        ))),
+    }
+}
+
+fn boot_failed(what: &str, e: &std::io::Error) -> StartError {
+    StartError::BootFailed(format!("can't {what}: {e}"))
+}
+
+fn spawn(helper: &Helper, console: &Path) -> Result<Parted, StartError> {
+    let to_console = File::options()
+        .append(true)
+        .create(true)
+        .open(console)
+        .map_err(|e| boot_failed("make the guest's console", &e))?;
+    let mut command: tokio::process::Command = helper.command(&["guest"]).into();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(to_console)
+        .spawn()
+        .map_err(|e| boot_failed("call the helper for Xen", &e))?;
+    let (input, output) = (child.stdin.take(), child.stdout.take());
+    let (Some(input), Some(output)) = (input, output) else {
+        return Err(StartError::BootFailed(
+            "the helper for Xen has no pipes".to_owned(),
+        ));
+    };
+    let lines = BufReader::new(output).lines();
+    Ok(Parted {
+        child,
+        input,
+        lines,
+    })
+}
+
+fn order(driver: &Driver, parts: &Parts) -> Result<Vec<u8>, StartError> {
+    let request = &parts.request;
+    let spec = &request.spec;
+    let info = driver.info.get().cloned().unwrap_or_default();
+    let memory = parts
+        .state
+        .as_ref()
+        .map(|s| std::fs::metadata(s.path(MEMORY)));
+    let memory = memory
+        .transpose()
+        .map_err(|e| StartError::StateCorrupt(format!("the state's memory can't be read: {e}")))?;
+    let order = Order {
+        workspace: request.guest.to_string(),
+        marker: request.marker.as_str().to_owned(),
+        kind: driver.kind(&info),
+        cores: spec.resources.cores,
+        memory_mib: spec.resources.memory_mib,
+        kernel: parts.kernel.clone(),
+        initrd: parts.initrd.clone(),
+        cmdline: spec.image.cmdline.clone().unwrap_or_default(),
+        disks: parts.disks.iter().map(|d| d.top.clone()).collect(),
+        mac: driver.mac(request),
+        state_bytes: memory.map(|m| m.len()),
+    };
+    let mut line = serde_json::to_vec(&order)
+        .map_err(|e| StartError::BootFailed(format!("the order can't be written: {e}")))?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Gives the order and the state, and waits until the guest runs.
+async fn begin(
+    mut parted: Parted,
+    order: &[u8],
+    parts: &Parts,
+    console: &Path,
+) -> Result<(Parted, String), StartError> {
+    let said = async {
+        let input = &mut parted.input;
+        input.write_all(order).await?;
+        if let Some(state) = &parts.state {
+            let file = tokio::fs::File::open(state.path(MEMORY)).await?;
+            let mut file = tokio::io::BufReader::with_capacity(BLOCK, file);
+            tokio::io::copy_buf(&mut file, input).await?;
+        }
+        input.flush().await
+    };
+    // A helper that has given up says why.
+    let written = said.await;
+    let line = parted.lines.next_line().await.ok().flatten();
+    match line.and_then(|line| serde_json::from_str(&line).ok()) {
+        Some(Told::Running { uuid, .. }) => Ok((parted, uuid)),
+        Some(Told::Failed { why, text }) => Err(match why {
+            Why::Refused | Why::Memory | Why::Toolstack => StartError::BootFailed(text),
+            Why::State => StartError::StateCorrupt(text),
+        }),
+        Some(Told::Answer { .. } | Told::Said { .. } | Told::Exited { .. }) | None => {
+            let log = crate::hypervisor::qemu::log_tail(console);
+            let pipe = written.err().map(|e| format!(" ({e})")).unwrap_or_default();
+            Err(StartError::BootFailed(format!(
+                "the helper for Xen did not start the guest{pipe}: {log}"
+            )))
+        }
+    }
+}
+
+fn guest(
+    driver: Arc<Driver>,
+    parts: Parts,
+    parted: Parted,
+    uuid: String,
+    console: PathBuf,
+) -> Started {
+    let Parted {
+        child,
+        input,
+        lines,
+    } = parted;
+    let process = Arc::new(Process {
+        uuid,
+        marker: parts.request.marker.as_str().to_owned(),
+        helper: driver.helper.clone(),
+        input: tokio::sync::Mutex::new(Some(input)),
+        number: AtomicU64::new(0),
+        waiting: Mutex::default(),
+        ended_by_us: AtomicBool::new(false),
+        exit: watch::Sender::new(None),
+    });
+    let (out, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(hear(Arc::clone(&process), child, lines, out));
+    (XenGuest::new(driver, parts, process, console), receiver)
+}
+
+/// Hears the helper until it is gone, and says how the guest ended.
+async fn hear(
+    process: Arc<Process>,
+    mut child: Child,
+    mut lines: Lines<BufReader<ChildStdout>>,
+    out: mpsc::UnboundedSender<GuestEvent>,
+) {
+    let mut how = None;
+    while let Ok(Some(line)) = lines.next_line().await {
+        match serde_json::from_str(&line) {
+            Ok(Told::Answer { number, error }) => {
+                if let Some(asker) = process.lock().remove(&number) {
+                    drop(asker.send(error));
+                }
+            }
+            Ok(Told::Said { text }) => {
+                if let Some(said) = Said::parse(&text) {
+                    drop(out.send(GuestEvent::Said(said)));
+                }
+            }
+            Ok(Told::Exited { how: h }) => {
+                how = Some(h);
+                break;
+            }
+            Ok(Told::Running { .. } | Told::Failed { .. }) | Err(_) => {
+                tracing::warn!(line, "the helper for Xen says what is not understood");
+            }
+        }
+    }
+    let how = match how {
+        Some(how) => process.judge(how),
+        None => process.helper_died().await,
+    };
+    process.lock().clear();
+    // Nobody may be listening any more.
+    drop(out.send(GuestEvent::Exited(how.clone())));
+    process.exit.send_replace(Some(how));
+    process.input.lock().await.take();
+    drop(child.wait().await);
+}
+
+impl Process {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Option<String>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn judge(&self, how: How) -> ExitHow {
+        let crashed = |text: &str| {
+            if self.ended_by_us.load(Ordering::Acquire) {
+                return ExitHow::EndedByUs;
+            }
+            ExitHow::Crashed(Reason::new(ReasonCode::GuestCrashed, text))
+        };
+        match how {
+            How::PoweredOff => ExitHow::PoweredOff,
+            How::Destroyed => ExitHow::EndedByUs,
+            How::Reset => crashed("the guest wanted to boot anew, which a guest can't do here"),
+            How::Crashed => crashed("the guest's kernel crashed"),
+            How::Lost => crashed("the guest's domain was destroyed by somebody else"),
+            How::Left => {
+                tracing::error!(
+                    domain.uuid = self.uuid,
+                    "a domain could not be destroyed yet"
+                );
+                crashed("the guest's domain could not be destroyed; a reclaim tries again")
+            }
+        }
+    }
+
+    /// The guest has nobody who would reap it: another helper ends it.
+    async fn helper_died(&self) -> ExitHow {
+        match self.helper.reclaim(&self.marker).await {
+            Ok(done) if done.left.is_empty() => {}
+            Ok(done) => {
+                let left: Vec<String> = done
+                    .left
+                    .into_iter()
+                    .map(|(a, b)| format!("{a}: {b}"))
+                    .collect();
+                tracing::error!(
+                    left = left.join("; "),
+                    "a guest whose helper died could not be ended"
+                );
+            }
+            Err(e) => tracing::error!(error = %e, "a guest whose helper died could not be ended"),
+        }
+        if self.ended_by_us.load(Ordering::Acquire) {
+            return ExitHow::EndedByUs;
+        }
+        let text = "the helper of the guest's domain was killed";
+        ExitHow::Crashed(Reason::new(ReasonCode::GuestCrashed, text))
+    }
+
+    /// Tells the guest's helper something and waits for its answer.
+    pub(super) async fn request(&self, words: &str) -> Result<(), ControlError> {
+        if self.exit.borrow().is_some() {
+            return Err(ControlError::Gone);
+        }
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let (send, answer) = oneshot::channel();
+        self.lock().insert(number, send);
+        let asked = async {
+            self.write(&format!("{number} {words}\n")).await?;
+            answer.await.map_err(|_| ControlError::Gone)
+        };
+        match timeout(COMMAND, asked).await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(text))) => Err(ControlError::Refused {
+                command: words.to_owned(),
+                text,
+            }),
+            Ok(Err(e)) => Err(e),
+            Err(_) => {
+                self.lock().remove(&number);
+                Err(ControlError::NoAnswer {
+                    command: words.to_owned(),
+                    seconds: COMMAND.as_secs(),
+                })
+            }
+        }
+    }
+
+    async fn write(&self, line: &str) -> Result<(), ControlError> {
+        let mut input = self.input.lock().await;
+        let pipe = input.as_mut().ok_or(ControlError::Gone)?;
+        pipe.write_all(line.as_bytes())
+            .await
+            .map_err(|_| ControlError::Gone)
+    }
+
+    /// Ends the guest, whatever state it is in; returns when it is gone.
+    pub(super) async fn kill(&self) {
+        self.ended_by_us.store(true, Ordering::Release);
+        let mut exit = self.exit.subscribe();
+        // The end of its input ends it.
+        if let Ok(mut input) = timeout(Duration::from_secs(1), self.input.lock()).await {
+            input.take();
+        }
+        while timeout(KILL, exit.wait_for(Option::is_some)).await.is_err() {
+            tracing::error!(domain.uuid = self.uuid, "a killed guest is not gone yet");
+            if let Ok(mut input) = self.input.try_lock() {
+                input.take();
+            }
+            drop(self.helper.reclaim(&self.marker).await);
+        }
+    }
+}

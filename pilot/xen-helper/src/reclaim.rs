@@ -1,0 +1,98 @@
+//! Verbs `reclaim` and `sweep`: what a dead pilot or a dead helper has left. Both may be repeated
+//! and killed at any point.
+
+use std::fs;
+use std::time::Duration;
+
+use xen_helper::Reclaimed;
+
+use crate::caller::Caller;
+use crate::registry::{self, Entry};
+use crate::{loops, tool, xen};
+
+/// A helper whose pilot has died destroys its guest by itself; it gets so long, a fifth at a time.
+const OWN_TIME: u32 = 50;
+const STEP: Duration = Duration::from_millis(200);
+
+/// With a prefix: all whose marker begins so, also when their helper hangs. Without: all whose
+/// helper is dead.
+pub fn run(caller: Caller, prefix: Option<&str>) -> Result<(), String> {
+    if prefix.is_some_and(|p| p.len() < 8) {
+        return Err("reclaim: the prefix is shorter than 8 letters".to_owned());
+    }
+    let (entries, torn) = registry::all().map_err(|e| format!("reclaim: {e}"))?;
+    let mut done = Reclaimed::default();
+    for entry in entries.iter().filter(|e| caller.may_touch(e.uid)) {
+        match prefix {
+            Some(prefix) if entry.marker.starts_with(prefix) => undo(entry, true, &mut done),
+            None => undo(entry, false, &mut done),
+            Some(_) => {}
+        }
+    }
+    // A helper writes its entry under a lock, before it makes anything.
+    for path in torn {
+        if fs::File::open(&path).is_ok_and(|f| f.try_lock().is_ok()) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+    println!(
+        "{}",
+        serde_json::to_string(&done).map_err(|e| e.to_string())?
+    );
+    Ok(())
+}
+
+fn undo(entry: &Entry, by_force: bool, done: &mut Reclaimed) {
+    let mut lock = entry.lock();
+    if lock.is_none() && !by_force {
+        return;
+    }
+    let mut steps = 0;
+    while lock.is_none() && steps < OWN_TIME && registry::find(&entry.uuid).is_some() {
+        wait_a_step();
+        lock = entry.lock();
+        steps += 1;
+    }
+    let domain = format!("domain {}", entry.name);
+    match xen::destroy(&entry.uuid, &entry.name) {
+        Ok(true) => done.removed.push(domain),
+        Ok(false) => {}
+        Err(e) => {
+            done.left.push((domain, e));
+            return;
+        }
+    }
+    let devices = free_devices(entry);
+    if devices.is_empty() {
+        entry.forget();
+    } else {
+        let why = "they are still in use".to_owned();
+        done.left.push((
+            format!("devices {} of {}", devices.join(" "), entry.name),
+            why,
+        ));
+    }
+}
+
+/// Frees the loop devices of a domain that is gone; says which are still there.
+pub fn free_devices(entry: &Entry) -> Vec<String> {
+    let mut devices = loops::devices_of(&entry.disks);
+    for _ in 0..OWN_TIME {
+        if devices.is_empty() {
+            break;
+        }
+        devices.iter().for_each(|d| loops::detach(d));
+        devices = loops::devices_of(&entry.disks);
+        if !devices.is_empty() {
+            wait_a_step();
+        }
+    }
+    devices
+}
+
+fn wait_a_step() {
+    // Nobody closes what nobody else has: a wait of that length.
+    if let Ok((ours, _theirs)) = std::io::pipe() {
+        tool::closed_within(&ours, STEP);
+    }
+}
