@@ -10,6 +10,7 @@ use crate::command::Log;
 use crate::guest;
 use crate::parts::{cargo, minutes};
 use crate::workshop::{Profile, Workshop};
+use crate::xen;
 
 /// Builds and runs; `arguments` go to the demo as they are.
 pub fn run(workshop: &Workshop, arguments: &[String]) -> Result<bool> {
@@ -17,6 +18,9 @@ pub fn run(workshop: &Workshop, arguments: &[String]) -> Result<bool> {
     let mut log = Log::to_file(&workshop.target.join("test-logs/demo-build.log"))?;
     eprintln!("demo: building (a few minutes the first time)");
     guest::build(workshop, &mut log)?;
+    if arguments.iter().any(|word| word == "xen") {
+        xen::build(workshop, &mut log)?;
+    }
     cargo(
         &workshop.root,
         &["build", "--workspace", "--bins", "--locked"],

@@ -20,7 +20,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("pilot-submit", &["protocol", "image-store"]),
     ("pilot-core", &["protocol"]),
-    ("pilot", &["protocol", "pilot-core", "image-store", "xen-helper"]),
+    (
+        "pilot",
+        &["protocol", "pilot-core", "image-store", "xen-helper"],
+    ),
     ("xen-helper", &[]),
     ("image-store", &["protocol"]),
     ("lrm-adapters", &["protocol"]),

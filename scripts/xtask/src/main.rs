@@ -18,6 +18,7 @@ mod shell;
 mod suite;
 mod tree;
 mod workshop;
+mod xen;
 
 use std::process::ExitCode;
 

@@ -28,6 +28,8 @@ pub enum Kind {
     Slurm,
     /// `*htcondor*`: on a real HTCondor, with and without guests.
     Htcondor,
+    /// `xen*`: in the dom0 of a real Xen host.
+    Xen,
     /// `simulation*`.
     Simulation,
     /// With `guest`, `hypervisor` or `qemu` in their name: they boot real guests.
@@ -42,7 +44,7 @@ impl Kind {
     /// The profile of `.config/nextest.toml` that its tests run with.
     fn profile(self) -> &'static str {
         match self {
-            Self::Guest => "guest",
+            Self::Guest | Self::Xen => "guest",
             Self::AdaptersSim | Self::PbsFakes | Self::Slurm | Self::Htcondor => "waiting",
             Self::Unit | Self::Api | Self::Simulation | Self::Docs | Self::EndToEnd => "default",
         }
@@ -59,6 +61,8 @@ impl Kind {
             Self::Slurm
         } else if name.contains("htcondor") {
             Self::Htcondor
+        } else if name.starts_with("xen") && program.is_of("e2e") {
+            Self::Xen
         } else if ["guest", "hypervisor", "qemu"]
             .iter()
             .any(|word| name.contains(word))
@@ -261,6 +265,7 @@ mod tests {
                 Kind::Guest,
             ),
             ("e2e::simulation", "simulation", "test", Kind::Simulation),
+            ("e2e::xen_scenario", "xen_scenario", "test", Kind::Xen),
             ("e2e::restart", "restart", "test", Kind::EndToEnd),
             ("e2e", "e2e", "lib", Kind::Unit),
             (

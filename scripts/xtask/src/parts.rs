@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::command::{Log, Step};
 use crate::nextest::Kind;
 use crate::workshop::Workshop;
-use crate::{chaos, docs, graph, guest, licences, nextest, shell};
+use crate::{chaos, docs, graph, guest, licences, nextest, shell, xen};
 
 /// A part: can be run alone, in any order, twice.
 pub struct Part {
@@ -137,6 +137,11 @@ pub const PARTS: &[Part] = &[
         "guest",
         "real guests in QEMU: the guest itself, the driver, suspend and resume",
         guest::run,
+    ),
+    Part::own(
+        "xen",
+        "real guests in a real Xen dom0: the driver, the demo's scenario, SIGKILL",
+        xen::run,
     ),
     Part::tests(
         "e2e",

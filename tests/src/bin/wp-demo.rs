@@ -5,13 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use e2e::demo::{Options, play};
+use e2e::demo::{Options, Where, play};
 
 /// A real Linux guest outlives its batch job: boots in one slot, is suspended before the slot's
 /// end, and counts on in the next; then it is preempted by a job of the site itself.
 #[derive(Parser)]
 #[command(name = "scripts/demo")]
 struct Args {
+    /// Where the guests run: under QEMU here, or on a real Xen host (itself under QEMU)
+    #[arg(value_name = "WHERE", default_value = "qemu", value_parser = ["qemu", "xen"])]
+    stage: String,
     /// Directory of the built programs
     #[arg(long, hide = true)]
     programs: PathBuf,
@@ -44,6 +47,10 @@ fn run(args: &Args) -> Result<bool> {
     let options = Options {
         programs: absolute(&args.programs)?,
         guest: absolute(&args.guest)?,
+        stage: match args.stage.as_str() {
+            "xen" => Where::Xen,
+            _ => Where::Here,
+        },
     };
     let summary = runtime.block_on(async {
         tokio::select! {

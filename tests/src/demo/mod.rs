@@ -2,12 +2,14 @@
 //!
 //! Act one: a guest that needs more run time than one slot has. Act two: a job of the site itself
 //! preempts a running pilot. Everything is real but the batch system, which is the simulated one.
+//! `scripts/demo xen` plays the same on a real Xen host.
 
 mod plain_write;
+mod stage;
 mod summary;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use pilot_submit::client::PageRequest;
@@ -15,10 +17,11 @@ use protocol::api::EventView;
 use protocol::ids::WorkspaceId;
 use protocol::workspace::WorkspaceState;
 
+use self::stage::Stage;
+pub use self::stage::Where;
 pub use self::summary::{SlotSummary, Summary};
 use self::watch::{Followed, Watch};
-use crate::harness::{Binaries, Guests, Installation, Setup};
-use crate::requests;
+use crate::harness::{Binaries, Installation};
 
 /// What the demo is told.
 #[derive(Debug, Clone)]
@@ -27,28 +30,23 @@ pub struct Options {
     pub programs: PathBuf,
     /// Directory of the guest that `scripts/guest/build` made.
     pub guest: PathBuf,
+    /// Where the guests run.
+    pub stage: Where,
 }
-
-const MEMORY_MIB: u64 = 448;
-const FILL_MIB: u64 = 256;
-const NOTICE_S: u32 = 12;
 
 /// Plays both acts and sums up.
 ///
 /// # Errors
 /// Something did not work; the message says what, with the logs' ends.
 pub async fn play(options: &Options) -> Result<Summary> {
-    let setup = Setup {
-        walltime: "45s",
-        notice: "12s",
-        ..Setup::new(Guests::Qemu)
-    };
     let mut watch = Watch::begin();
-    watch.say("site", "a broker, and a batch system with one node; pilots get 45 s, and 12 s from SIGTERM to SIGKILL");
-    let it = Installation::start_with(&setup, Binaries::in_dir(&options.programs)?).await?;
-    let (first, long) = one_guest_two_slots(&it, &mut watch, &options.guest).await?;
-    let (second, short) = preemption(&it, &mut watch, &options.guest).await?;
-    let mut summary = sum_up(&it, &[&long, &short]).await?;
+    let binaries = Binaries::in_dir(&options.programs)?;
+    let stage = Stage::set(options.stage, &binaries, &options.guest, &watch)?;
+    watch.say("site", stage.told);
+    let it = Installation::start_with(&stage.setup, stage.binaries.clone()).await?;
+    let (first, long) = one_guest_two_slots(&it, &mut watch, &stage).await?;
+    let (second, short) = preemption(&it, &mut watch, &stage).await?;
+    let mut summary = sum_up(&it, &stage, &[&long, &short]).await?;
     summary.finished = true;
     for id in [&first, &second] {
         summary.finished &= it.show(id).await?.state == WorkspaceState::Done;
@@ -59,15 +57,15 @@ pub async fn play(options: &Options) -> Result<Summary> {
 async fn one_guest_two_slots(
     it: &Installation,
     watch: &mut Watch,
-    guest: &Path,
+    stage: &Stage,
 ) -> Result<(WorkspaceId, Followed)> {
     println!("\nAct one: a guest that needs more time than one slot has");
-    let count_to = 50;
+    let count_to = stage.long;
     watch.say(
         "user",
         &format!("queues a Linux guest that counts to {count_to}, one a second"),
     );
-    let spec = requests::counter(guest, "counter", MEMORY_MIB, FILL_MIB, count_to);
+    let spec = stage.guest("counter", count_to);
     let id = it.queue(&spec, "demo-1").await?;
     let mut followed = Followed::default();
     watch
@@ -80,11 +78,11 @@ async fn one_guest_two_slots(
 async fn preemption(
     it: &Installation,
     watch: &mut Watch,
-    guest: &Path,
+    stage: &Stage,
 ) -> Result<(WorkspaceId, Followed)> {
     println!("\nAct two: a job of the site itself wants the node");
     watch.say("user", "queues another guest");
-    let spec = requests::counter(guest, "preempted", MEMORY_MIB, FILL_MIB, 22);
+    let spec = stage.guest("preempted", stage.short);
     let id = it.queue(&spec, "demo-2").await?;
     let mut followed = Followed::default();
     watch
@@ -115,7 +113,7 @@ async fn preemption(
         ),
     );
     watch
-        .until_the_pilot_is_gone(it, told, &mut followed)
+        .until_the_pilot_is_gone(it, stage, told, &mut followed)
         .await?;
     watch
         .follow(it, &id, &mut followed, |_, state| state.is_final())
@@ -124,14 +122,15 @@ async fn preemption(
     Ok((id, followed))
 }
 
-async fn sum_up(it: &Installation, guests: &[&Followed]) -> Result<Summary> {
+async fn sum_up(it: &Installation, stage: &Stage, guests: &[&Followed]) -> Result<Summary> {
     // A pilot ends a moment after its last word to the broker.
-    let leftovers = it
+    let mut leftovers = it
         .is_clean()
         .await
         .map_or_else(|_| it.leftovers(), |()| Vec::new());
+    leftovers.extend(stage.leftovers().await?);
     let mut summary = Summary {
-        notice_s: f64::from(NOTICE_S),
+        notice_s: stage.notice.as_secs_f64(),
         leftovers,
         ..Summary::default()
     };
@@ -166,7 +165,7 @@ async fn sum_up(it: &Installation, guests: &[&Followed]) -> Result<Summary> {
     for bytes in &sizes {
         summary
             .plain_write_mb_s
-            .push(plain_write::rate(&it.place().join("store"), *bytes)?);
+            .push(stage.plain_write(&it.place().join("store"), *bytes)?);
     }
     summary.suspend_rate_ratio = median(&summary.suspend_mb_s) / median(&summary.plain_write_mb_s);
     Ok(summary)

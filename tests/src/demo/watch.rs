@@ -10,6 +10,7 @@ use protocol::ids::{EventSeq, SubmitKey, WorkspaceId};
 use protocol::time::Span;
 use protocol::workspace::WorkspaceState;
 
+use super::stage::Stage;
 use crate::harness::wait::until;
 use crate::harness::{CounterLog, Installation};
 
@@ -68,12 +69,12 @@ impl Watch {
     pub async fn until_the_pilot_is_gone(
         &self,
         it: &Installation,
+        stage: &Stage,
         since: Duration,
         followed: &mut Followed,
     ) -> Result<()> {
         until("the preempted pilot to be gone", PATIENCE, async || {
-            let gone = it.pilots().is_empty() && it.hypervisors().is_empty();
-            Ok(gone.then_some(()))
+            Ok(stage.is_empty(it)?.then_some(()))
         })
         .await?;
         followed.preempted_to_empty = self.now().saturating_sub(since);

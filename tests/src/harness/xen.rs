@@ -190,7 +190,7 @@ impl XenSite {
         let guest = guest
             .map(|from| {
                 let to = share.join("guest");
-                for name in ["vmlinux", "vmlinuz", "initrd.cpio", "disk.raw"] {
+                for name in ["vmlinux", "initrd.cpio", "disk.raw"] {
                     copy(&from.join(name), &to)?;
                 }
                 anyhow::Ok(to)

@@ -1,0 +1,122 @@
+//! A real guest on a real Xen host, in slots that are too short for it and under a pilot that dies:
+//! the pilot, its LRM and its guests are in dom0, the broker is outside.
+
+use anyhow::{Context, Result, bail, ensure};
+use e2e::harness::wait::{PATIENCE, until};
+use e2e::harness::xen::XenSite;
+use e2e::harness::{Binaries, CounterLog, Guests, Installation, Setup, guest_dir};
+use e2e::requests;
+use protocol::codes::ReasonCode;
+use protocol::ids::{EventSeq, WorkspaceId};
+use protocol::workspace::WorkspaceState;
+
+fn setup(site: &XenSite) -> Setup {
+    Setup {
+        walltime: "100s",
+        notice: "30s",
+        idle_limit: "4s",
+        lease_ttl: "30s",
+        ..site.setup(Guests::Xen, 0)
+    }
+}
+
+async fn counts_to(it: &Installation, id: &WorkspaceId, enough: u64) -> Result<()> {
+    let what = format!("the guest to count to {enough}");
+    let counted = until(&what, PATIENCE, async || {
+        let log = CounterLog::read(&it.console(id).await?);
+        Ok(log.last.filter(|n| *n >= enough))
+    });
+    if let Err(e) = counted.await {
+        let story = it.story(id).await.unwrap_or_default();
+        bail!("{e:#}\n{story}\n{}\n{}", it.tail("lrm"), it.tail("broker"));
+    }
+    Ok(())
+}
+
+/// Preempted by a job of the site, then at the end of a slot: two suspends, three slots, one count.
+#[tokio::test]
+async fn a_guest_counts_on_over_a_preemption_and_the_end_of_a_slot() -> Result<()> {
+    let Some(guest) = guest_dir()? else {
+        return Ok(());
+    };
+    let site = XenSite::start(&Binaries::find()?, Some(&guest), 1)?;
+    let guest = site.guest.clone().context("no guest")?;
+    let it = Installation::start_with(&setup(&site), site.binaries.clone()).await?;
+    let spec = requests::counter_on_xen(&guest, "counter", 96, 75);
+    let id = it.queue(&spec, "k1").await?;
+    counts_to(&it, &id, 5).await?;
+    let domains = site.hosts[0].domains()?;
+    ensure!(domains.len() == 1, "one guest, these domains: {domains:?}");
+    let job = "site-job --cores 2 --memory 1GiB --walltime 2s";
+    let job: Vec<&str> = job.split(' ').collect();
+    it.lrm_command(&job).await?;
+    let preempted = it.sees(&id, "guest_suspended", EventSeq(0)).await?;
+    assert!(
+        preempted.text.contains("the batch system sent SIGTERM"),
+        "{preempted:?}"
+    );
+    let view = until("the guest to have ended", PATIENCE * 3, async || {
+        let view = it.show(&id).await?;
+        Ok(view.state.is_final().then_some(view))
+    })
+    .await?;
+    let story = it.story(&id).await?;
+    assert_eq!(view.state, WorkspaceState::Done, "{story}");
+    assert_eq!(
+        view.reason.map(|r| r.code),
+        Some(ReasonCode::GuestPoweredOff),
+        "{story}"
+    );
+    assert!(view.suspends >= 2 && view.restarts == 0, "{story}");
+    let console = it.console(&id).await?;
+    let log = CounterLog::read(&console);
+    assert!(log.is_unbroken(), "{log:?}\n{story}\n{console}");
+    assert_eq!((log.first, log.last), (Some(1), Some(75)), "{console}");
+    it.is_clean().await?;
+    site.is_clean().await?;
+    it.life_is_sound(&id).await?;
+    for slot in it.admin.slots(None, &Default::default()).await?.items {
+        assert!(slot.used.overrun.is_zero(), "{slot:?}");
+    }
+    Ok(())
+}
+
+/// The pilot is killed unheard: its guest is gone with it, and begins again in the next slot.
+#[tokio::test]
+async fn a_killed_pilot_leaves_no_domain() -> Result<()> {
+    let Some(guest) = guest_dir()? else {
+        return Ok(());
+    };
+    let site = XenSite::start(&Binaries::find()?, Some(&guest), 1)?;
+    let guest = site.guest.clone().context("no guest")?;
+    let it = Installation::start_with(&setup(&site), site.binaries.clone()).await?;
+    let spec = requests::counter_on_xen(&guest, "killed", 96, 12);
+    let id = it.queue(&spec, "k1").await?;
+    counts_to(&it, &id, 3).await?;
+    let host = &site.hosts[0];
+    let first = host.administer(&["xl", "list", "-v"])?;
+    ensure!(host.domains()?.len() == 1, "{first}");
+    let kill = "for c in /proc/[0-9]*/cmdline; do \
+        case $(tr '\\0' ' ' <$c 2>/dev/null) in \"$1 run --slot \"*) p=${c%/cmdline}; kill -KILL ${p#/proc/};; esac; \
+        done";
+    let pilot = site.binaries.pilot.display().to_string();
+    host.administer(&["sh", "-c", kill, "kill", &pilot])?;
+    until("the domain to be gone", PATIENCE, async || {
+        let now = host.administer(&["xl", "list", "-v"])?;
+        let uuid = |list: &str| -> Vec<String> {
+            list.lines()
+                .skip(2)
+                .filter_map(|l| l.split_whitespace().find(|w| w.len() == 36))
+                .map(str::to_owned)
+                .collect()
+        };
+        Ok(uuid(&first).iter().all(|u| !now.contains(u)).then_some(()))
+    })
+    .await?;
+    let view = it.reaches(&id, WorkspaceState::Done).await?;
+    let story = it.story(&id).await?;
+    assert_eq!((view.suspends, view.restarts), (0, 1), "{story}");
+    it.is_clean().await?;
+    site.is_clean().await?;
+    it.life_is_sound(&id).await
+}
