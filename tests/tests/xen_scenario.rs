@@ -28,7 +28,12 @@ async fn counts_to(it: &Installation, id: &WorkspaceId, enough: u64) -> Result<(
     });
     if let Err(e) = counted.await {
         let story = it.story(id).await.unwrap_or_default();
-        bail!("{e:#}\n{story}\n{}\n{}", it.tail("lrm"), it.tail("broker"));
+        bail!(
+            "{e:#}\n{story}\n{}\n{}\n{}",
+            it.tail("lrm"),
+            it.tail("broker"),
+            it.pilot_logs()
+        );
     }
     Ok(())
 }

@@ -271,7 +271,12 @@ impl Installation {
                 view.reason,
                 story().await
             ),
-            Err(e) => bail!("{e:#}\n{}\n{}", story().await, self.tail("broker")),
+            Err(e) => bail!(
+                "{e:#}\n{}\n{}\n{}",
+                story().await,
+                self.tail("broker"),
+                self.pilot_logs()
+            ),
         }
     }
 
@@ -345,6 +350,16 @@ impl Installation {
             "end of the log of {name}:\n{}",
             lines[lines.len().saturating_sub(40)..].join("\n")
         )
+    }
+
+    /// What the pilots of all slots said to their jobs' logs.
+    pub fn pilot_logs(&self) -> String {
+        let jobs = fs::read_dir(self.place.join("broker/pilot-jobs"));
+        let logs = jobs.into_iter().flatten().flatten().filter_map(|job| {
+            let text = fs::read_to_string(job.path().join("pilot.log")).ok()?;
+            Some(format!("{}:\n{text}", job.path().display()))
+        });
+        logs.collect::<Vec<_>>().join("\n")
     }
 
     /// The whole console of a workspace.

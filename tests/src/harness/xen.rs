@@ -22,6 +22,8 @@ const USER: u32 = 4001;
 /// Directories of dom0's own disk: its user's.
 const SCRATCH: &str = "/var/tmp/scratch";
 const LRM: &str = "/var/tmp/lrm";
+/// Where the programs are there.
+const PROGRAMS: &str = "/usr/local/lib/workspace-pilot";
 
 /// All that a slot could have changed on the node, one thing a line.
 const LOOK: &str = r#"
@@ -203,7 +205,14 @@ impl XenSite {
         let mut started = Vec::new();
         for number in 1..=hosts {
             let dir = place.path().join(format!("host{number}"));
-            started.push(XenHost::start(&dir, &share, helper.as_deref())?);
+            let host = XenHost::start(&dir, &share, helper.as_deref())?;
+            // A program is read over the share once, not at each of its starts.
+            let programs = programs.display().to_string();
+            host.administer(&["cp", "-r", &programs, PROGRAMS])?;
+            started.push(host);
+        }
+        for program in [&mut copies.pilot, &mut copies.lrm] {
+            *program = Path::new(PROGRAMS).join(program.file_name().unwrap_or_default());
         }
         let before = started.iter().map(XenHost::look).collect::<Result<_>>()?;
         if root {
@@ -271,9 +280,9 @@ fn copy(from: &Path, to: &Path) -> Result<PathBuf> {
     Ok(to)
 }
 
-/// Takes the lines out that only a debugger reads: it is read over a slow share.
+/// Takes out what only a debugger reads: it goes over a slow share.
 fn strip(program: &Path) -> Result<()> {
-    let status = Command::new("strip").arg("-g").arg(program).status();
+    let status = Command::new("strip").arg(program).status();
     let status = status.context("failed to run strip")?;
     anyhow::ensure!(status.success(), "strip {}: {status}", program.display());
     Ok(())
