@@ -344,6 +344,11 @@ pub async fn counts_to(guest: &Guest, n: u64) -> Seen {
 }
 
 /// What the guest itself found wrong with its memory or disk.
+#[allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "not every test program looks"
+)]
 pub fn complaints(guest: &Guest) -> Vec<String> {
     let wrong = |l: &&str| {
         ["GUEST-CORRUPT", "GUEST-DISK-WRONG", "Kernel panic"]
@@ -409,6 +414,11 @@ pub async fn ended(events: &mut GuestEvents) -> ExitHow {
 }
 
 /// True while the process is there (and not merely unburied).
+#[allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "not every test program looks"
+)]
 pub fn lives(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| {
         !s.rsplit(')')

@@ -51,6 +51,10 @@ enum After {
     GoesOn,
 }
 
+/// What a thread has made. Where nobody waits for it any more, its files are gone before others
+/// are let in.
+struct Held<T>(T, Arc<OwnedMutexGuard<()>>);
+
 /// The helper's verdict on a save; comes also when its stream is not read any more.
 type Verdict = watch::Receiver<Option<Saved>>;
 
@@ -174,9 +178,7 @@ impl Running {
         let (blocks, to_disk) = mpsc::channel(BLOCKS);
         let holds = Arc::clone(&busy);
         let storing = offload("suspend-stream", move || {
-            let stored = store(writer, to_disk);
-            drop(holds);
-            stored
+            store(writer, to_disk).map(|writer| Held(writer, holds))
         });
         tokio::pin!(storing);
         // A disk that takes nothing more ends it at once, and so does a save that has failed.
@@ -203,9 +205,10 @@ impl Running {
                 }
             }
         }
-        let writer = storing
+        let stored = storing
             .await
             .map_err(|e| Failure::Failed(e.to_string()))??;
+        let Held(writer, _) = stored;
         let disks = match after {
             After::Gone => self.parts.disks.clone(),
             After::GoesOn => self.copy_disks(Arc::clone(&busy)).await?,
@@ -259,10 +262,10 @@ impl Running {
             }
             let writer = StateWriter::begin(&store, &state)?;
             at(&progress, |p| p.decision = Some(writer.decision()));
-            drop(busy);
-            Ok(writer)
+            Ok(Held(writer, busy))
         });
-        begun.await.map_err(|e| Failure::Failed(e.to_string()))?
+        let begun = begun.await.map_err(|e| Failure::Failed(e.to_string()))?;
+        begun.map(|Held(writer, _)| writer)
     }
 
     /// Has the guest saved. The helper is never killed: only its pipe is closed.
