@@ -13,8 +13,8 @@ use nix::unistd::Pid;
 use pilot::hypervisor::{ExitHow, Helper};
 use protocol::slot_file::{HypervisorKind, XEN_HELPER};
 
-/// Bytes of a guest's stream of 134 MB after which something is killed.
-const MOMENTS: [u64; 3] = [0, 30 << 20, 110 << 20];
+/// Bytes of a guest's stream of 84 MB after which something is killed.
+const MOMENTS: [u64; 2] = [0, 50 << 20];
 /// Set in a process that is to be killed: it works in this directory.
 const VICTIM: &str = "WP_XEN_VICTIM";
 
@@ -39,7 +39,7 @@ fn processes(program: &str, word: &str) -> Vec<Pid> {
         let line = fs::read(entry.path().join("cmdline")).ok()?;
         let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
         let is_it =
-            words[0].ends_with(program.as_bytes()) && words.iter().any(|w| *w == word.as_bytes());
+            words[0].ends_with(program.as_bytes()) && words.contains(&word.as_bytes());
         is_it.then(|| Pid::from_raw(pid))
     })
     .collect()

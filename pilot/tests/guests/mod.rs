@@ -211,7 +211,11 @@ impl Site {
             },
             resources: Resources {
                 cores: 1,
-                memory_mib: 128,
+                // A dom0 under software emulation has little of both memory and speed.
+                memory_mib: match self.kind {
+                    HypervisorKind::Qemu | HypervisorKind::Null => 128,
+                    HypervisorKind::Xen => 80,
+                },
                 disk_mib: 64,
             },
             run_time: Span::from_secs(3600),
