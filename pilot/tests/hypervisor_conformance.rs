@@ -425,7 +425,12 @@ async fn a_state_does_not_start_when_it_does_not_fit(kind: HypervisorKind) {
     cores.resources.cores = 2;
     let mut based = spec.clone();
     based.image.disks[0].base = spec.image.kernel.clone();
-    for (words, other) in [("128 MiB", bigger), ("1 cores", cores), ("base", based)] {
+    let memory = format!("{} MiB", spec.resources.memory_mib);
+    for (words, other) in [
+        (memory.as_str(), bigger),
+        ("1 cores", cores),
+        ("base", based),
+    ] {
         let e = slot
             .hypervisor
             .stage(slot.request(2, &other, Some(&made.state)))

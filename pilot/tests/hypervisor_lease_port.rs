@@ -28,7 +28,7 @@ async fn says(events: &mut GuestEvents, wanted: Said) {
 /// Waits until the guest's agent has got `words`.
 async fn hears(guest: &Guest, kind: HypervisorKind, words: &Words) {
     let line = match kind {
-        HypervisorKind::Qemu => format!("LEASE-TOLD {words}"),
+        HypervisorKind::Qemu | HypervisorKind::Xen => format!("LEASE-TOLD {words}"),
         HypervisorKind::Null => format!("told `{words}`"),
     };
     eventually(&format!("the guest hears `{words}`"), || {

@@ -285,6 +285,36 @@ accelerator = "tcg"
     }
 
     #[test]
+    fn xen_takes_what_means_something_there() {
+        let with = |lines: &str| {
+            let text = GOOD
+                .replace("kind = \"qemu\"", "kind = \"xen\"")
+                .replace("accelerator = \"tcg\"", lines);
+            SlotFile::parse("slot.toml", &text)
+        };
+        for fine in [
+            "",
+            "machine = \"pv\"",
+            "machine = \"pvh\"",
+            "binary = \"/x\"",
+        ] {
+            let slot = with(fine).unwrap();
+            assert_eq!(slot.hypervisor.kind, HypervisorKind::Xen);
+        }
+        for (wrong, want) in [
+            (
+                "accelerator = \"tcg\"",
+                "`hypervisor.accelerator` means nothing",
+            ),
+            ("cpu = \"host\"", "`hypervisor.cpu` means nothing"),
+            ("machine = \"pc-q35-7.2\"", "write \"pv\" or \"pvh\""),
+        ] {
+            let e = with(wrong).unwrap_err().to_string();
+            assert!(e.contains(want), "{wrong}: {e}");
+        }
+    }
+
+    #[test]
     fn wrong_files_say_what_is_wrong() {
         for (from, to, want) in [
             ("cores = 2", "cores = -2", "cores"),

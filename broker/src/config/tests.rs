@@ -229,6 +229,10 @@ fn wrong_files_say_what_is_wrong() {
         ),
         (site("lrm = \"sim\"", ""), "`site.lab.lrm` is missing"),
         (site("accelerator = \"tcg\"", ""), "never guessed"),
+        (
+            site("kind = \"qemu\"", "kind = \"xen\""),
+            "`site.lab.hypervisor.accelerator` means nothing",
+        ),
         (site("store = \"store\"", ""), "`site.lab.store` is missing"),
         (
             site("program = \"bin/pilot\"", "prog = \"x\""),

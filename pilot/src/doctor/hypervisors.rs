@@ -33,6 +33,7 @@ pub(super) async fn look(section: Option<&HypervisorSection>) -> Vec<Finding> {
         Some(HypervisorKind::Xen | HypervisorKind::Null) => Want::Other,
     };
     let program = section
+        .filter(|s| s.kind == HypervisorKind::Qemu)
         .and_then(|s| s.binary.clone())
         .unwrap_or_else(|| PathBuf::from(DEFAULT_QEMU));
     vec![

@@ -11,6 +11,7 @@ mod guarded;
 mod hypervisors;
 mod limits;
 mod slot;
+mod xen;
 
 use std::path::{Path, PathBuf};
 
@@ -78,6 +79,8 @@ impl Subject {
 pub async fn examine(subject: &Subject) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(hypervisors::look(subject.hypervisor()).await);
+    let memory = subject.slot.as_ref().map(|s| s.resources.memory.0);
+    found.extend(xen::look(subject.hypervisor(), memory).await);
     found.extend(disks::look(subject));
     found.extend(limits::look(subject));
     found.push(guarded::leftovers(subject));

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::effects::{Effects, Tools};
 use crate::exec_guest::Trampoline;
 use crate::host;
-use crate::hypervisor::{Hypervisor, Setup};
+use crate::hypervisor::{Helper, Hypervisor, Setup};
 use crate::journal::{Claim, Journal, What, default_node_state};
 use crate::reclaim::{self, Effort, Swept};
 use crate::warden::Warden;
@@ -152,6 +152,9 @@ async fn equip(
     let facts = host::inspect(slot, journal, &trampoline)
         .await
         .map_err(|source| RunError::Host { source })?;
+    if slot.hypervisor.kind == HypervisorKind::Xen {
+        take_domains(slot, journal)?;
+    }
     make_guests_directory(journal)?;
     let agent = Agent::new(clock::now(), slot.facts(), facts, boot, settings);
     let effects = Effects::new(Tools {
@@ -196,6 +199,24 @@ fn slot_clock(slot: &SlotFile, settings: &Settings) -> SlotClock {
         facts.margin,
         settings.word_stale_after,
     )
+}
+
+/// Writes down that there may be domains, and destroys those that nobody has any more.
+fn take_domains(slot: &SlotFile, journal: &Journal) -> Result<(), RunError> {
+    let helper = Helper::of(&slot.hypervisor).path().to_owned();
+    let what = What::Domains {
+        helper: helper.clone(),
+    };
+    // The entry stays open: the domains go with the slot.
+    let _ = journal
+        .intend(what)
+        .map_err(|source| RunError::Journal { source })?;
+    match reclaim::sweep_domains(&helper) {
+        None => {}
+        Some(report) if report.removed.is_empty() && report.is_clean() => {}
+        Some(report) => tracing::warn!(%report, "domains had nobody any more"),
+    }
+    Ok(())
 }
 
 /// The parent of the guests' own directories.

@@ -245,6 +245,8 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), JournalError> {
 pub(crate) fn check_bounds(holder: &Holder, what: &What) -> Result<(), &'static str> {
     match what {
         What::Process { .. } => Ok(()),
+        What::Domains { helper } if is_plain(helper) => Ok(()),
+        What::Domains { .. } => Err("its helper must be an absolute path without `..`"),
         What::Directory { path }
         | What::File { path }
         | What::Socket { path }

@@ -72,6 +72,12 @@ pub enum What {
         /// Where.
         path: PathBuf,
     },
+    /// Xen domains: all whose marker begins with the slot's unguessable name. One entry stands for
+    /// those of all the slot's guests.
+    Domains {
+        /// The helper that knows them.
+        helper: PathBuf,
+    },
 }
 
 impl fmt::Display for What {
@@ -84,6 +90,7 @@ impl fmt::Display for What {
             Self::StoreTmp { path } => write!(f, "unfinished {} in the store", path.display()),
             Self::Group { path } => write!(f, "control group {}", path.display()),
             Self::Mount { path } => write!(f, "mount {}", path.display()),
+            Self::Domains { helper } => write!(f, "domains of {}", helper.display()),
         }
     }
 }

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use protocol::codes::exit;
+use protocol::slot_file::XEN_HELPER;
 use protocol::text::parse_span;
 use protocol::time::Span;
 use serde::{Deserialize, Serialize};
 
-use super::{Effort, Report, Swept, reclaim, sweep};
+use super::{Effort, Report, Swept, reclaim, sweep, sweep_domains};
 use crate::broker_client::chain;
 use crate::journal::NODE_ENTRIES_PREFIX;
 
@@ -129,6 +130,10 @@ fn outcome(args: &ReclaimArgs) -> Outcome {
             Ok(all) => all.into_iter().for_each(|swept| outcome.add(swept)),
             Err(e) => outcome.add(Swept::Failed(e)),
         }
+        // Those that no journal names any more.
+        let domains = sweep_domains(Path::new(XEN_HELPER));
+        let domains = domains.filter(|d| !d.removed.is_empty() || !d.is_clean());
+        outcome.slots.extend(domains);
     }
     outcome
 }

@@ -28,6 +28,8 @@ use std::time::Duration;
 
 pub use report::{Leftover, Report, SlotName};
 
+use crate::broker_client::chain;
+use crate::hypervisor::Helper;
 use crate::journal::{
     Holder, JOURNAL_FILE, Journal, Recorded, default_node_state, node_entries, read,
     read_node_entry,
@@ -196,6 +198,26 @@ pub fn sweep(node_state: &Path, effort: Effort) -> Result<Vec<Swept>, ReclaimErr
             Err(e) => Some(Swept::Failed(e)),
         })
         .collect())
+}
+
+/// Destroys this account's Xen domains whose helper was killed, also those of slots whose journal is
+/// lost; as root, everybody's. `None`: this is no Xen host with a helper at that path.
+pub fn sweep_domains(helper: &Path) -> Option<Report> {
+    if !helper.is_file() || !is_control_domain() {
+        return None;
+    }
+    let mut report = Report::empty(helper);
+    match Helper::at(helper).sweep_now() {
+        Ok(done) => report.reclaimed(done),
+        Err(e) => report.left("domains", chain(&e)),
+    }
+    Some(report)
+}
+
+/// True in a domain that may control Xen.
+pub(crate) fn is_control_domain() -> bool {
+    fs::read_to_string("/proc/xen/capabilities")
+        .is_ok_and(|text| text.split_whitespace().any(|word| word == "control_d"))
 }
 
 fn entries(node_state: &Path) -> Result<Vec<PathBuf>, ReclaimError> {

@@ -85,6 +85,14 @@ impl Report {
         });
     }
 
+    /// Writes down what the helper for Xen has done.
+    pub(super) fn reclaimed(&mut self, done: xen_helper::Reclaimed) {
+        done.removed.iter().for_each(|what| self.removed(what));
+        for (what, why) in done.left {
+            self.left(what, why);
+        }
+    }
+
     /// Writes down how the removal of one thing went: `Ok(false)` says that it was not there.
     pub(super) fn note(&mut self, what: impl fmt::Display, result: std::io::Result<bool>) {
         match result {

@@ -10,8 +10,10 @@ use std::time::Duration;
 use super::custody::Place;
 use super::files::{absent_is_fine, holds_nothing_of_others, remove_inside, remove_tree, unmount};
 use super::report::Report;
+use crate::broker_client::chain;
 use crate::host::cgroup;
 use crate::host::processes::{KillOutcome, ProcessId, marked};
+use crate::hypervisor::Helper;
 use crate::journal::{
     Holder, JOURNAL_FILE, NodeIdentity, Open, Recorded, SLOT_FILE, What, check_bounds,
 };
@@ -24,6 +26,8 @@ pub(super) fn undo(recorded: &Recorded, limit: Duration) -> Report {
     let holder = &recorded.holder;
     let mut report = Report::of(holder);
     kill_groups(recorded);
+    // Before their disks, which are files of the slot.
+    destroy_domains(recorded, &mut report);
     kill_all(recorded, limit, &mut report);
     for open in &recorded.open {
         undo_entry(holder, open, limit, &mut report);
@@ -68,6 +72,26 @@ fn kill_groups(recorded: &Recorded) {
             && check_bounds(&recorded.holder, &open.what).is_ok()
         {
             cgroup::kill(path);
+        }
+    }
+}
+
+/// The guests' own helpers do it when their pilot is dead; this waits for them, and does it itself
+/// where they are dead too.
+fn destroy_domains(recorded: &Recorded, report: &mut Report) {
+    let holder = &recorded.holder;
+    for open in &recorded.open {
+        let What::Domains { helper } = &open.what else {
+            continue;
+        };
+        // Domains do not outlive a boot.
+        let there = NodeIdentity::here().is_ok_and(|here| here.boot == holder.node.boot);
+        if !there || check_bounds(holder, &open.what).is_err() {
+            continue;
+        }
+        match Helper::at(helper).reclaim_now(&holder.marker_prefix()) {
+            Ok(done) => report.reclaimed(done),
+            Err(e) => report.left(&open.what, chain(&e)),
         }
     }
 }
@@ -127,7 +151,7 @@ fn undo_entry(holder: &Holder, open: &Open, limit: Duration, report: &mut Report
     }
     let scratch = &holder.scratch;
     match what {
-        What::Process { .. } => {}
+        What::Process { .. } | What::Domains { .. } => {}
         What::Directory { path } | What::File { path } | What::Socket { path } => {
             report.note(what, remove_inside(scratch, path));
         }

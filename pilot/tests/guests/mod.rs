@@ -65,9 +65,29 @@ pub async fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> 
 
 /// A site with a store.
 pub struct Site {
-    pub root: tempfile::TempDir,
+    pub root: Root,
     pub store: PathBuf,
     pub kind: HypervisorKind,
+}
+
+/// A site's directory: its own, or one that a process is in that is to be killed.
+pub enum Root {
+    Own(tempfile::TempDir),
+    #[allow(
+        dead_code,
+        clippy::allow_attributes,
+        reason = "only the tests of Xen kill a whole process"
+    )]
+    Lent(PathBuf),
+}
+
+impl Root {
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Own(dir) => dir.path(),
+            Self::Lent(dir) => dir,
+        }
+    }
 }
 
 /// A slot on it: its own scratch directory and journal.
@@ -78,9 +98,21 @@ pub struct Slot {
 
 impl Site {
     pub fn new(kind: HypervisorKind) -> Self {
-        let root = tempfile::tempdir().unwrap();
+        let root = Root::Own(tempfile::tempdir().unwrap());
         let store = root.path().join("store");
         fs::create_dir(&store).unwrap();
+        Self { root, store, kind }
+    }
+
+    /// The site of another process.
+    #[allow(
+        dead_code,
+        clippy::allow_attributes,
+        reason = "only the tests of Xen kill a whole process"
+    )]
+    pub fn at(dir: &Path, kind: HypervisorKind) -> Self {
+        let root = Root::Lent(dir.to_owned());
+        let store = dir.join("store");
         Self { root, store, kind }
     }
 
@@ -179,7 +211,11 @@ impl Site {
             },
             resources: Resources {
                 cores: 1,
-                memory_mib: 128,
+                // A dom0 under software emulation has little of both memory and speed.
+                memory_mib: match self.kind {
+                    HypervisorKind::Qemu | HypervisorKind::Null => 128,
+                    HypervisorKind::Xen => 80,
+                },
                 disk_mib: 64,
             },
             run_time: Span::from_secs(3600),
@@ -312,6 +348,11 @@ pub async fn counts_to(guest: &Guest, n: u64) -> Seen {
 }
 
 /// What the guest itself found wrong with its memory or disk.
+#[allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "not every test program looks"
+)]
 pub fn complaints(guest: &Guest) -> Vec<String> {
     let wrong = |l: &&str| {
         ["GUEST-CORRUPT", "GUEST-DISK-WRONG", "Kernel panic"]
@@ -377,6 +418,11 @@ pub async fn ended(events: &mut GuestEvents) -> ExitHow {
 }
 
 /// True while the process is there (and not merely unburied).
+#[allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "not every test program looks"
+)]
 pub fn lives(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| {
         !s.rsplit(')')

@@ -1,13 +1,12 @@
 //! On whose behalf: the account that called `sudo`. Its files are opened with its rights alone.
 
-use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
-use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, getgroups, setegid, seteuid, setgroups};
+use nix::unistd::{Gid, Uid, geteuid, getgroups, setegid, seteuid, setgroups};
 
 /// The account.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,11 +78,8 @@ impl Caller {
 
     fn become_it(self) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        let groups = match User::from_uid(uid)? {
-            Some(user) => getgrouplist(&CString::new(user.name)?, gid)?,
-            None => vec![gid],
-        };
-        setgroups(&groups)?;
+        // Its other groups are not asked for: names may be a network's, and this may be static.
+        setgroups(&[gid])?;
         setegid(gid)?;
         seteuid(uid)?;
         Ok(())

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -70,11 +70,14 @@ pub fn run(caller: Caller) -> Result<(), String> {
     let entry = started.entry.clone();
     let (send, events) = channel();
     let listening = listen(input, &send).and_then(|()| watch(started.domain, &send));
-    if let Err(e) = listening {
-        // Without ears it must not live.
-        drop(start::remove(&entry));
-        return Err(format!("listen: {e}"));
-    }
+    let mut watcher = match listening {
+        Ok(watcher) => watcher,
+        Err(e) => {
+            // Without ears it must not live.
+            drop(start::remove(&entry));
+            return Err(format!("listen: {e}"));
+        }
+    };
     let (uuid, name) = (entry.uuid.clone(), entry.name.clone());
     tell(&Told::Running { uuid, name });
     let how = live(&started, &events);
@@ -90,6 +93,8 @@ pub fn run(caller: Caller) -> Result<(), String> {
         }
         let _ = events.recv_timeout(Duration::from_millis(50));
     }
+    let _ = watcher.kill();
+    let _ = watcher.wait();
     tell(&Told::Exited { how });
     Ok(())
 }
@@ -120,7 +125,7 @@ fn listen(input: BufReader<File>, send: &Sender<Event>) -> io::Result<()> {
 }
 
 /// Passes on that a domain has stopped, and that the agent has said something.
-fn watch(domain: u32, send: &Sender<Event>) -> io::Result<()> {
+fn watch(domain: u32, send: &Sender<Event>) -> io::Result<Child> {
     let agent = format!("/local/domain/{domain}/{AGENT}");
     let mut child = tool::program("xenstore-watch")
         .args(["@releaseDomain", &agent])
@@ -145,11 +150,9 @@ fn watch(domain: u32, send: &Sender<Event>) -> io::Result<()> {
                     break;
                 }
             }
-            // It ends with us: it gets SIGPIPE, or this.
-            let _ = child.kill();
-            let _ = child.wait();
         })?;
-    Ok(())
+    // Where we are killed it ends with the domain: what it says then, nobody takes.
+    Ok(child)
 }
 
 /// Until the guest has come to an end, or has to.

@@ -24,7 +24,6 @@ pub fn attach(file: &File) -> Result<String, String> {
         &[
             "--list",
             "--noheadings",
-            "--raw",
             "--output",
             "BACK-INO,BACK-MAJ:MIN",
             &device,

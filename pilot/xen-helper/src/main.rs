@@ -28,7 +28,7 @@ use nix::sys::signal::{SigSet, Signal};
 use caller::Caller;
 
 /// A batch system signals all processes of a job: that the slot ends is the pilot's business.
-const FOR_THE_PILOT_ALONE: [Signal; 9] = [
+const FOR_THE_PILOT_ALONE: [Signal; 8] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -37,7 +37,6 @@ const FOR_THE_PILOT_ALONE: [Signal; 9] = [
     Signal::SIGUSR2,
     Signal::SIGXCPU,
     Signal::SIGTSTP,
-    Signal::SIGPIPE,
 ];
 
 fn main() -> ExitCode {

@@ -6,6 +6,7 @@ use std::io;
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use xen_helper::Saved;
 
 use crate::caller::Caller;
@@ -18,6 +19,12 @@ const STEP: Duration = Duration::from_millis(100);
 const STEPS: u32 = 600;
 
 pub fn run(caller: Caller, uuid: &str) -> Result<(), String> {
+    // `xl` gets it with this: it would die of a broken pipe with the guest suspended.
+    let mut broken_pipe = SigSet::empty();
+    broken_pipe.add(Signal::SIGPIPE);
+    broken_pipe
+        .thread_block()
+        .map_err(|e| format!("block a signal: {e}"))?;
     let entry = registry::find(uuid).filter(|e| caller.may_touch(e.uid));
     let saved = match &entry {
         None => Saved::Gone,

@@ -118,21 +118,30 @@ impl Helper {
     /// As [`Self::reclaim`], for those who have no runtime.
     ///
     /// # Errors
-    /// It can't be called; nothing is known then.
+    /// It can't be called, or hangs; nothing is known then.
     pub fn reclaim_now(&self, marker: &str) -> Result<Reclaimed, HelperError> {
-        let output = self
-            .command(&["reclaim", marker])
-            .stdin(Stdio::null())
-            .output();
-        self.answer("reclaim", output)
+        self.ask_now(&["reclaim", marker])
     }
 
     /// Destroys this account's domains whose helper is dead; nobody else could give them back.
     ///
     /// # Errors
-    /// It can't be called; nothing is known then.
+    /// It can't be called, or hangs; nothing is known then.
     pub fn sweep_now(&self) -> Result<Reclaimed, HelperError> {
-        let output = self.command(&["sweep"]).stdin(Stdio::null()).output();
-        self.answer("sweep", output)
+        self.ask_now(&["sweep"])
+    }
+
+    fn ask_now(&self, arguments: &[&str]) -> Result<Reclaimed, HelperError> {
+        let verb = arguments[0];
+        let mut command = self.command(arguments);
+        let (send, answer) = std::sync::mpsc::channel();
+        // One that hangs is left to itself: it must not be killed half-way.
+        let asking = std::thread::Builder::new().name("helper".to_owned());
+        let asked = asking.spawn(move || drop(send.send(command.stdin(Stdio::null()).output())));
+        asked.map_err(|e| self.error(verb, e.to_string()))?;
+        match answer.recv_timeout(RECLAIM) {
+            Ok(output) => self.answer(verb, output),
+            Err(_) => Err(self.error(verb, format!("no answer within {} s", RECLAIM.as_secs()))),
+        }
     }
 }

@@ -51,6 +51,14 @@ enum After {
     GoesOn,
 }
 
+/// What a thread has made. Where nobody waits for it any more, its files are gone before others
+/// are let in.
+struct Held<T> {
+    made: T,
+    /// Dropped after it.
+    _busy: Arc<OwnedMutexGuard<()>>,
+}
+
 /// The helper's verdict on a save; comes also when its stream is not read any more.
 type Verdict = watch::Receiver<Option<Saved>>;
 
@@ -174,9 +182,7 @@ impl Running {
         let (blocks, to_disk) = mpsc::channel(BLOCKS);
         let holds = Arc::clone(&busy);
         let storing = offload("suspend-stream", move || {
-            let stored = store(writer, to_disk);
-            drop(holds);
-            stored
+            store(writer, to_disk).map(|made| Held { made, _busy: holds })
         });
         tokio::pin!(storing);
         // A disk that takes nothing more ends it at once, and so does a save that has failed.
@@ -203,9 +209,10 @@ impl Running {
                 }
             }
         }
-        let writer = storing
+        let stored = storing
             .await
             .map_err(|e| Failure::Failed(e.to_string()))??;
+        let writer = stored.made;
         let disks = match after {
             After::Gone => self.parts.disks.clone(),
             After::GoesOn => self.copy_disks(Arc::clone(&busy)).await?,
@@ -259,10 +266,13 @@ impl Running {
             }
             let writer = StateWriter::begin(&store, &state)?;
             at(&progress, |p| p.decision = Some(writer.decision()));
-            drop(busy);
-            Ok(writer)
+            Ok(Held {
+                made: writer,
+                _busy: busy,
+            })
         });
-        begun.await.map_err(|e| Failure::Failed(e.to_string()))?
+        let begun = begun.await.map_err(|e| Failure::Failed(e.to_string()))?;
+        begun.map(|held| held.made)
     }
 
     /// Has the guest saved. The helper is never killed: only its pipe is closed.
