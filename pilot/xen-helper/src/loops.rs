@@ -42,7 +42,11 @@ pub fn attach(file: &File) -> Result<String, String> {
     if !is_ours {
         detach(&device);
         return Err(format!(
-            "{device} got another file than the one that was checked"
+            "{device} got another file than the one that was checked: `losetup` says `{}`, the \
+             file is {}",
+            told.out.trim(),
+            file.metadata()
+                .map_or_else(|e| e.to_string(), |m| format!("{} of {}", m.ino(), m.dev())),
         ));
     }
     Ok(device)
