@@ -168,7 +168,11 @@ mod tests {
                 ],
                 3,
             ),
-            (4 * block, vec![(block + 100, &long)], 2 * (block / chunk) + 2),
+            (
+                4 * block,
+                vec![(block + 100, &long)],
+                2 * (block / chunk) + 2,
+            ),
         ];
         for (n, (bytes, data, chunks)) in cases.iter().enumerate() {
             let path = dir.path().join(format!("memory-{n}"));
