@@ -7,12 +7,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use guests::{
-    Site, checkpoint_order, complaints, console, counts_to, ended, eventually, first_seen, lives,
-    order, suspend,
+    LONG, Site, checkpoint_order, complaints, console, counts_to, ended, eventually, first_seen,
+    lives, order, suspend,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use pilot::hypervisor::{ExitHow, Guest, SuspendError};
+use pilot::hypervisor::{ExitHow, Guest, GuestEvent, GuestEvents, SuspendError};
 use protocol::codes::ReasonCode;
 use protocol::lease::StateRef;
 use protocol::slot_file::HypervisorKind;
@@ -46,6 +46,17 @@ async fn flush(site: &Site, guest: &Guest, generation: u64) {
         (ahead(site, generation) >= FILL_MIB << 20).then_some(())
     })
     .await;
+}
+
+/// Waits until the guest's driver says that a pass is through.
+async fn passed(events: &mut GuestEvents) {
+    loop {
+        match tokio::time::timeout(LONG, events.next()).await {
+            Ok(Some(GuestEvent::Flushed)) => return,
+            Ok(Some(GuestEvent::Said(_) | GuestEvent::IoError(_))) => {}
+            other => panic!("{other:?} instead of a pass"),
+        }
+    }
 }
 
 /// To be called before there are threads, which inherit it: a write beyond the limit then fails instead
@@ -113,7 +124,11 @@ async fn without_a_suspend_nothing_is_left_of_a_flush() {
         let slot = site.slot(&format!("s{generation}"));
         let (guest, mut events) = slot.run(generation, &spec, None).await;
         filled(&guest).await;
+        let before = guest.resident_bytes().await;
         flush(&site, &guest, generation).await;
+        passed(&mut events).await;
+        let after = guest.resident_bytes().await;
+        assert!(after < before / 2, "{after} of {before} bytes are left");
         let expected = if generation == 1 {
             guest.kill().await;
             ExitHow::EndedByUs

@@ -19,7 +19,7 @@ async fn says(events: &mut GuestEvents, wanted: Said) {
         let event = tokio::time::timeout(LONG, events.next());
         match event.await.expect("the guest's agent says it").unwrap() {
             GuestEvent::Said(said) if said == wanted => return,
-            GuestEvent::Said(_) | GuestEvent::IoError(_) => {}
+            GuestEvent::Said(_) | GuestEvent::IoError(_) | GuestEvent::Flushed => {}
             GuestEvent::Exited(how) => panic!("{how:?} instead of {wanted:?}"),
         }
     }

@@ -351,7 +351,7 @@ async fn a_guest_whose_own_disk_is_full_is_stopped_said_so_and_goes_on() {
                 assert_eq!(reason.code, ReasonCode::DiskFull, "{reason}");
                 break;
             }
-            GuestEvent::Said(_) => {}
+            GuestEvent::Said(_) | GuestEvent::Flushed => {}
             GuestEvent::Exited(how) => panic!("{how:?}"),
         }
     }

@@ -11,6 +11,8 @@ use guests::{Site, counts_to, ended, eventually, first_seen, order, suspend};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pilot::hypervisor::{ExitHow, Helper};
+use pilot::journal::What;
+use pilot::reclaim::{Effort, reclaim};
 use protocol::slot_file::{HypervisorKind, XEN_HELPER};
 
 /// Bytes of a guest's stream of 84 MB after which something is killed.
@@ -38,8 +40,7 @@ fn processes(program: &str, word: &str) -> Vec<Pid> {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let line = fs::read(entry.path().join("cmdline")).ok()?;
         let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-        let is_it =
-            words[0].ends_with(program.as_bytes()) && words.contains(&word.as_bytes());
+        let is_it = words[0].ends_with(program.as_bytes()) && words.contains(&word.as_bytes());
         is_it.then(|| Pid::from_raw(pid))
     })
     .collect()
@@ -190,6 +191,8 @@ async fn the_victim() {
     };
     let site = Site::at(&dir, HypervisorKind::Xen);
     let slot = site.slot("s1");
+    let helper = PathBuf::from(XEN_HELPER);
+    let _stays_open = slot.journal.intend(What::Domains { helper }).unwrap();
     let (guest, _events) = slot.run(1, &site.spec_with_disk(""), None).await;
     first_seen(&guest).await;
     fs::write(dir.join("runs"), "").unwrap();
@@ -216,7 +219,18 @@ async fn the_pilot_dies(with_its_helpers: bool) {
                 kill_all(program, word);
             }
             victim.wait().unwrap();
-            // The next pilot's start, or the site's epilogue.
+            if moment == 0 {
+                // The warden, or the site's epilogue: by the journal.
+                let scratch = site.root.path().join("s1");
+                let report = reclaim(&scratch, Effort::default()).unwrap();
+                println!("{report}");
+                assert!(report.is_clean() && !scratch.exists(), "{report}");
+                assert!(
+                    report.removed.iter().any(|r| r.starts_with("domain wp-")),
+                    "{report}"
+                );
+            }
+            // The next pilot's start: by the registry alone.
             eventually("a sweep", || {
                 let swept = helper().sweep_now().unwrap();
                 println!("{moment}: {swept:?}");

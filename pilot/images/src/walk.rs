@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// What a thread takes at once: large enough for a disk, small enough to be still in the
-/// processor's cache when it is written (measured: a fifth faster than 4 MiB).
-pub(crate) const BLOCK: usize = 1 << 20;
-/// What a disk wants addresses and lengths to be multiples of when the page cache is left out.
-const ALIGN: usize = 4096;
-/// Threads at most.
-const MOST_THREADS: usize = 4;
+use memmap2::{Advice, MmapMut};
+
+/// What a thread takes at once: one large page of memory, so that a disk gets it as one request of
+/// one piece. From pages of 4 KiB a request has a piece for each and a quarter of the length
+/// (measured on a virtual disk: half the rate, both ways).
+pub(crate) const BLOCK: usize = 2 << 20;
+/// Threads of a full effort: while some work, the others keep the disk's queue filled (measured: with
+/// eight a suspend and a resume take a fifth less than with one more than there are processors).
+const FULL: usize = 8;
 
 /// What is done with one block, in two steps.
 pub(crate) trait BlockWork: Sync {
@@ -84,14 +86,10 @@ pub enum Effort {
 }
 
 impl Effort {
-    /// One more than there are processors: while one waits for the disk, another can hash.
-    fn threads(self) -> usize {
+    const fn threads(self) -> usize {
         match self {
             Self::Background => 1,
-            Self::Full => {
-                let processors = thread::available_parallelism().map_or(1, usize::from);
-                (processors + 1).min(MOST_THREADS)
-            }
+            Self::Full => FULL,
         }
     }
 }
@@ -108,7 +106,7 @@ impl<W: BlockWork> Walk<'_, W> {
     /// What each thread does. One that fails ends the others.
     fn run(&self) -> io::Result<Vec<(usize, W::Made)>> {
         let mut others = EndsOthers(Some(self));
-        let mut block = Buffer::new();
+        let mut block = Buffer::new()?;
         let mut all = Vec::new();
         loop {
             let n = self.next.fetch_add(1, Ordering::Relaxed);
@@ -178,29 +176,31 @@ impl Turns {
     }
 }
 
-/// A block's bytes, at an address that suits the disk.
+/// A block's bytes, in one large page of memory where the kernel has one to give.
 pub(crate) struct Buffer {
-    memory: Vec<u8>,
+    memory: MmapMut,
     start: usize,
     length: usize,
 }
 
 impl Buffer {
-    fn new() -> Self {
-        let memory = vec![0; BLOCK + ALIGN];
-        let start = memory.as_ptr().align_offset(ALIGN);
-        Self {
+    fn new() -> io::Result<Self> {
+        let memory = MmapMut::map_anon(2 * BLOCK)?;
+        // A kernel that has none gives small ones.
+        let _ = memory.advise(Advice::HugePage);
+        let start = memory.as_ptr().align_offset(BLOCK);
+        Ok(Self {
             memory,
             start,
             length: 0,
-        }
+        })
     }
 
     /// A block of zeros.
-    pub(crate) fn zeros() -> Self {
-        let mut zeros = Self::new();
+    pub(crate) fn zeros() -> io::Result<Self> {
+        let mut zeros = Self::new()?;
         zeros.length = BLOCK;
-        zeros
+        Ok(zeros)
     }
 
     /// Room for the next block, which is `length` long, at most [`BLOCK`].

@@ -238,6 +238,7 @@ impl GuestTask {
                         tracing::warn!(lease.id = %self.lease, "the guest can't write to its disk: {reason}");
                         retry_io = Some(Box::pin(sleep(IO_RETRY)));
                     }
+                    Some(GuestEvent::Flushed) => self.measure(&guest).await,
                     Some(GuestEvent::Said(said)) => tools.report(Event::GuestSaid {
                         lease: self.lease.clone(),
                         said,
@@ -246,10 +247,7 @@ impl GuestTask {
                         text: "it was lost from sight".to_owned(),
                     }),
                 },
-                _ = measure.tick() => tools.report(Event::Measured {
-                    lease: self.lease.clone(),
-                    bytes: guest.resident_bytes().await,
-                }),
+                _ = measure.tick() => self.measure(&guest).await,
                 () = until(retry_io.as_mut()) => {
                     retry_io = None;
                     self.warn("continue", guest.cont().await);
@@ -263,6 +261,13 @@ impl GuestTask {
                 how,
             }),
         }
+    }
+
+    async fn measure(&self, guest: &Guest) {
+        self.tools.report(Event::Measured {
+            lease: self.lease.clone(),
+            bytes: guest.resident_bytes().await,
+        });
     }
 
     /// Carries out an order. Returns how the guest's time ended, if it did.

@@ -33,8 +33,9 @@
 //!     there comes as [`GuestEvent::Said`]. A guest without an agent, or that floods the port, costs
 //!     nothing. The port goes through suspend and resume.
 //! 12. **flush** makes the suspend after it short: memory goes to the store in the background while
-//!     the guest runs on, until its suspend or its end. It is idempotent; what it has written is
-//!     part of no state before a suspend commits it, and is gone with the guest.
+//!     the guest runs on, until its suspend or its end. It is idempotent, and each pass that is
+//!     through is told ([`GuestEvent::Flushed`]); what it has written is part of no state before a
+//!     suspend commits it, and is gone with the guest.
 //!
 //! One conformance suite, `tests/hypervisor_conformance.rs`, runs on every driver.
 

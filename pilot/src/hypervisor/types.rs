@@ -111,6 +111,9 @@ pub enum GuestEvent {
     IoError(Reason),
     /// Its agent said something on its lease port.
     Said(Said),
+    /// A pass of its flush is through: what its suspend has still to write is less now
+    /// ([`super::Guest::resident_bytes`]).
+    Flushed,
     /// Over. Always the last event, exactly one.
     Exited(ExitHow),
 }

@@ -412,7 +412,7 @@ pub async fn ended(events: &mut GuestEvents) -> ExitHow {
                 assert_eq!(after, None);
                 return how;
             }
-            GuestEvent::IoError(_) | GuestEvent::Said(_) => {}
+            GuestEvent::IoError(_) | GuestEvent::Said(_) | GuestEvent::Flushed => {}
         }
     }
 }

@@ -47,20 +47,23 @@ fn undo(entry: &Entry, by_force: bool, done: &mut Reclaimed) {
     if lock.is_none() && !by_force {
         return;
     }
-    let mut steps = 0;
-    while lock.is_none() && steps < OWN_TIME && registry::find(&entry.uuid).is_some() {
-        wait_a_step();
-        lock = entry.lock();
-        steps += 1;
+    if lock.is_none() {
+        lock = until_free(entry);
     }
     let domain = format!("domain {}", entry.name);
     match xen::destroy(&entry.uuid, &entry.name) {
-        Ok(true) => done.removed.push(domain),
+        Ok(true) => done.removed.push(domain.clone()),
         Ok(false) => {}
         Err(e) => {
             done.left.push((domain, e));
             return;
         }
+    }
+    // What it was made by ends without it; before that, it may be made yet.
+    if lock.is_none() && registry::find(&entry.uuid).is_some() && until_free(entry).is_none() {
+        let why = "its helper is still at work; try again".to_owned();
+        done.left.push((domain, why));
+        return;
     }
     let devices = free_devices(entry);
     if devices.is_empty() {
@@ -72,6 +75,20 @@ fn undo(entry: &Entry, by_force: bool, done: &mut Reclaimed) {
             why,
         ));
     }
+}
+
+/// Waits until the helper of the guest, and what it has called, are gone.
+fn until_free(entry: &Entry) -> Option<fs::File> {
+    for _ in 0..OWN_TIME {
+        if registry::find(&entry.uuid).is_none() {
+            return None;
+        }
+        if let Some(lock) = entry.lock() {
+            return Some(lock);
+        }
+        wait_a_step();
+    }
+    None
 }
 
 /// Frees the loop devices of a domain that is gone; says which are still there.

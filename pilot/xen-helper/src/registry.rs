@@ -90,6 +90,7 @@ impl Entry {
     /// Nothing of it is there any more.
     pub fn forget(&self) {
         if let Ok(path) = self.path() {
+            let _ = fs::remove_file(path.with_extension("cfg"));
             // One that stays is found by the next sweep, which finds no domain.
             let _ = fs::remove_file(path);
         }

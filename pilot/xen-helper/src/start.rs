@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use xen_helper::{Order, Why};
 
 use crate::caller::Caller;
@@ -56,15 +57,21 @@ pub fn start(caller: Caller, order: &Order, input: &mut dyn BufRead) -> Result<S
         uuid,
     };
     let lock = entry.register().map_err(toolstack)?;
-    let made = make(
-        order,
-        &rules,
-        &entry,
-        kernel.as_ref(),
-        initrd.as_ref(),
-        &disks,
-        input,
-    );
+    // `xl` holds the lock too while it makes the domain: should this helper be killed, nobody takes
+    // the domain for gone that is not there yet.
+    let made = share(&lock, true)
+        .and_then(|()| {
+            make(
+                order,
+                &rules,
+                &entry,
+                kernel.as_ref(),
+                initrd.as_ref(),
+                &disks,
+                input,
+            )
+        })
+        .and_then(|made| share(&lock, false).map(|()| made));
     match made {
         Ok((domain, console)) => Ok(Started {
             entry,
@@ -77,6 +84,16 @@ pub fn start(caller: Caller, order: &Order, input: &mut dyn BufRead) -> Result<S
             Err(left) => Err((why, format!("{text}; and {left}"))),
         },
     }
+}
+
+fn share(lock: &File, with_children: bool) -> Result<(), Failure> {
+    let flags = if with_children {
+        FdFlag::empty()
+    } else {
+        FdFlag::FD_CLOEXEC
+    };
+    let set = fcntl(lock, FcntlArg::F_SETFD(flags));
+    set.map(drop).map_err(|e| toolstack(e.to_string()))
 }
 
 /// Takes away all that there is of a domain.

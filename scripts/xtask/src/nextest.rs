@@ -45,8 +45,10 @@ impl Kind {
     fn profile(self) -> &'static str {
         match self {
             Self::Guest | Self::Xen => "guest",
-            Self::AdaptersSim | Self::PbsFakes | Self::Slurm | Self::Htcondor => "waiting",
-            Self::Unit | Self::Api | Self::Simulation | Self::Docs | Self::EndToEnd => "default",
+            Self::AdaptersSim | Self::PbsFakes | Self::Slurm | Self::Htcondor | Self::EndToEnd => {
+                "waiting"
+            }
+            Self::Unit | Self::Api | Self::Simulation | Self::Docs => "default",
         }
     }
 

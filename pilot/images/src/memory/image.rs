@@ -209,7 +209,7 @@ impl Pass<'_> {
             return Ok(());
         }
         // A file system that makes no holes.
-        let zeros = Buffer::zeros();
+        let zeros = Buffer::zeros()?;
         for chunk in (0..bytes).step_by(CHUNK) {
             let bytes = &zeros.bytes()[..CHUNK];
             retry_cached(self.file, || self.file.write_all_at(bytes, at + chunk))?;

@@ -1,19 +1,20 @@
 //! The way back: from a state's file into a memory, with every byte hashed.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::chunk_set::ChunkSet;
-use super::{CHUNK, ChunkDigest, NOTHING, Sum, digest, is_whole, length, sum};
+use super::{
+    CHUNK, ChunkDigest, NOTHING, Sum, digest, is_whole, length, open_past_cache, retry_cached, sum,
+};
 use crate::walk::{BlockWork, Buffer, Effort, walk};
 
 /// Reads the memory file at `path`, which is `bytes` long, into `memory`, where there is one; all
 /// of that is zero before.
 pub(crate) fn load(path: &Path, bytes: u64, memory: Option<&File>) -> io::Result<Sum> {
-    // Through the page cache, which reads ahead: past it a disk has one block at a time to read.
-    let file = File::open(path)?;
+    let file = open_past_cache(OpenOptions::new().read(true), path)?;
     is_whole(bytes)?;
     let blocks = ChunkSet::with_data(&file, bytes)?.blocks();
     let load = Load {
@@ -41,7 +42,7 @@ impl BlockWork for Load<'_> {
 
     fn take(&self, block: &mut Buffer, at: u64) -> io::Result<Self::Made> {
         let room = block.room(length(self.bytes, at));
-        self.file.read_exact_at(room, at)?;
+        retry_cached(self.file, || self.file.read_exact_at(room, at))?;
         Ok(room.chunks(CHUNK).map(digest).collect())
     }
 

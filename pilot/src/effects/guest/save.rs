@@ -162,7 +162,7 @@ async fn exit_of(events: &mut GuestEvents) -> ExitHow {
     loop {
         match events.next().await {
             Some(GuestEvent::Exited(how)) => return exit_how(how),
-            Some(GuestEvent::IoError(_) | GuestEvent::Said(_)) => {}
+            Some(GuestEvent::IoError(_) | GuestEvent::Said(_) | GuestEvent::Flushed) => {}
             None => {
                 let text = "it was lost from sight".to_owned();
                 return ExitHow::Crashed { text };

@@ -31,6 +31,7 @@ use crate::hypervisor::offload::offload;
 use crate::hypervisor::stage::MEMORY;
 use crate::hypervisor::state::Failure;
 use crate::hypervisor::stopwatch::Stopwatch;
+use crate::hypervisor::types::GuestEvent;
 
 /// The least pause between two passes.
 const REST: Duration = Duration::from_secs(2);
@@ -128,7 +129,11 @@ impl Running {
         loop {
             let this = Arc::clone(&self);
             let rest = match offload("flush-pass", move || this.flush_pass()).await {
-                Ok(Ok(Pass::Done(took))) => self.flush.rest_after(took),
+                Ok(Ok(Pass::Done(took))) => {
+                    // Nobody may be listening any more.
+                    drop(self.events.send(GuestEvent::Flushed));
+                    self.flush.rest_after(took)
+                }
                 Ok(Ok(Pass::Over)) => return,
                 Ok(Err(e @ StateError::NoSpace { .. })) => {
                     tracing::warn!(guest.pid = self.pid, error = %e, "the guest's memory is not flushed any more, what it took is given back");

@@ -20,6 +20,7 @@ use crate::hypervisor::errors::ControlError;
 use crate::hypervisor::lease_port::LeasePort;
 use crate::hypervisor::offload::offload;
 use crate::hypervisor::stage::Parts;
+use crate::hypervisor::types::GuestEvent;
 
 /// Upper bound of QEMU's stream of the devices; measured 0.4 MB.
 pub(super) const DEVICE_BYTES: u64 = 4 << 20;
@@ -37,6 +38,7 @@ pub(super) struct Running {
     pub version: Version,
     pub qmp: Qmp,
     pub shared: Arc<Shared>,
+    pub events: mpsc::UnboundedSender<GuestEvent>,
     pub pid: Option<u32>,
     pub console: PathBuf,
     /// Where it is told of its time; none for a state from before there was such a port.
@@ -72,6 +74,7 @@ impl QemuGuest {
                 .inspect_err(|e| tracing::warn!(error = %e, "the guest has no lease port"))
                 .ok()
         });
+        let told = out.clone();
         let watcher = Watcher::new(child, qmp.clone(), events, Arc::clone(&shared), out, log);
         tokio::spawn(watcher.run());
         let disks = SyncMutex::new(Disks::of(&parts.disks));
@@ -81,6 +84,7 @@ impl QemuGuest {
             version,
             qmp,
             shared,
+            events: told,
             pid,
             console,
             lease,

@@ -15,6 +15,7 @@
 mod guest;
 mod helper;
 mod process;
+mod stream;
 mod suspend;
 
 use std::sync::Arc;

@@ -8,28 +8,24 @@
 //! Called off by closing the pipe: the save fails, and Xen lets the guest go on. Only when that
 //! does not happen within its time the guest is destroyed: it is gone with its last good state.
 
-use std::fs::File;
-use std::io::Write;
-use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use image_store::{Committed, Decision, StateError, StateWriter, free_bytes};
+use image_store::{Committed, Decision, StateWriter, free_bytes};
 use protocol::codes::{Reason, ReasonCode};
 use protocol::lease::StateRef;
 use protocol::time::Span;
-use tokio::io::{AsyncReadExt, BufReader};
-use tokio::process::ChildStdout;
-use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::{sleep, timeout};
 use xen_helper::Saved;
 
 use super::guest::{Running, XenGuest};
+use super::stream::{Held, Verdict, call_save, judge, pass_on, store, verdict_of};
 use crate::hypervisor::errors::SuspendError;
 use crate::hypervisor::offload::offload;
 use crate::hypervisor::raw;
-use crate::hypervisor::stage::{MEMORY, StagedDisk};
+use crate::hypervisor::stage::StagedDisk;
 use crate::hypervisor::state::{Failure, commit, manifest};
 use crate::hypervisor::stopwatch::Stopwatch;
 use crate::hypervisor::types::{SuspendOrder, Suspended, WhenLate};
@@ -40,8 +36,7 @@ const CLEAN_UP: Duration = Duration::from_secs(5);
 const LET_GO: Duration = Duration::from_secs(90);
 /// A rename that is under way when the time is up.
 const RENAME: Duration = Duration::from_secs(2);
-/// What is read at a time, and how many of that may wait for the disk.
-const BLOCK: usize = 1 << 20;
+/// How many blocks may wait for the disk.
 const BLOCKS: usize = 8;
 
 /// What becomes of a guest whose state was made.
@@ -50,17 +45,6 @@ enum After {
     Gone,
     GoesOn,
 }
-
-/// What a thread has made. Where nobody waits for it any more, its files are gone before others
-/// are let in.
-struct Held<T> {
-    made: T,
-    /// Dropped after it.
-    _busy: Arc<OwnedMutexGuard<()>>,
-}
-
-/// The helper's verdict on a save; comes also when its stream is not read any more.
-type Verdict = watch::Receiver<Option<Saved>>;
 
 /// How far an attempt got: what has to be undone.
 #[derive(Default)]
@@ -178,11 +162,12 @@ impl Running {
         }
         let writer = self.begin(order, progress, Arc::clone(&busy)).await?;
         let watch = Stopwatch::start();
-        let (stream, verdict) = self.call_save(progress)?;
+        let (stream, verdict) = call_save(&self.driver.helper, &self.process.uuid)?;
+        at(progress, |p| p.verdict = Some(verdict.clone()));
         let (blocks, to_disk) = mpsc::channel(BLOCKS);
         let holds = Arc::clone(&busy);
         let storing = offload("suspend-stream", move || {
-            store(writer, to_disk).map(|made| Held { made, _busy: holds })
+            store(writer, to_disk).map(|made| Held { made, busy: holds })
         });
         tokio::pin!(storing);
         // A disk that takes nothing more ends it at once, and so does a save that has failed.
@@ -266,53 +251,10 @@ impl Running {
             }
             let writer = StateWriter::begin(&store, &state)?;
             at(&progress, |p| p.decision = Some(writer.decision()));
-            Ok(Held {
-                made: writer,
-                _busy: busy,
-            })
+            Ok(Held { made: writer, busy })
         });
         let begun = begun.await.map_err(|e| Failure::Failed(e.to_string()))?;
         begun.map(|held| held.made)
-    }
-
-    /// Has the guest saved. The helper is never killed: only its pipe is closed.
-    fn call_save(&self, progress: &Shared) -> Result<(ChildStdout, Verdict), Failure> {
-        let failed =
-            |e: std::io::Error| Failure::Failed(format!("can't call the helper for Xen: {e}"));
-        let mut command: tokio::process::Command = self
-            .driver
-            .helper
-            .command(&["save", &self.process.uuid])
-            .into();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
-        let (Some(stream), Some(said)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(Failure::Failed(
-                "the helper for Xen has no pipes".to_owned(),
-            ));
-        };
-        let (tell, verdict) = watch::channel(None);
-        tokio::spawn(async move {
-            let mut text = String::new();
-            let mut said = BufReader::new(said);
-            let read = (&mut said).take(1 << 16).read_to_string(&mut text).await;
-            drop(child.wait().await);
-            let last = text.lines().last().unwrap_or("");
-            let saved = serde_json::from_str(last).unwrap_or_else(|_| {
-                let why = read.err().map(|e| e.to_string()).unwrap_or_default();
-                // What it has left of the guest is not known: it may stand still for good.
-                Saved::Stuck {
-                    text: format!("the save of the guest was killed: {} {why}", text.trim()),
-                }
-            });
-            tell.send_replace(Some(saved));
-        });
-        at(progress, |p| p.verdict = Some(verdict.clone()));
-        Ok((stream, verdict))
     }
 
     /// Copies of the disks of the guest, which is paused.
@@ -419,82 +361,6 @@ impl Running {
             );
             self.process.kill().await;
         }
-    }
-}
-
-/// Passes the stream on to the thread that stores it, in blocks.
-async fn pass_on(mut stream: ChildStdout, blocks: mpsc::Sender<Vec<u8>>) -> Result<(), Failure> {
-    loop {
-        let mut block = Vec::with_capacity(BLOCK);
-        while block.len() < BLOCK {
-            match stream.read_buf(&mut block).await {
-                Ok(0) if block.is_empty() => {
-                    // Only now the thread knows that it has all.
-                    drop(blocks.send(Vec::new()).await);
-                    return Ok(());
-                }
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(e) => return Err(Failure::Failed(format!("the stream can't be read: {e}"))),
-            }
-        }
-        if blocks.send(block).await.is_err() {
-            // The thread says why.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// Writes and hashes blocks until an empty one comes. Without that, the state is dropped.
-fn store(
-    mut writer: StateWriter,
-    mut blocks: mpsc::Receiver<Vec<u8>>,
-) -> Result<StateWriter, Failure> {
-    let failed = |writer: &StateWriter, source| StateError::Io {
-        operation: "write",
-        path: writer.path(MEMORY),
-        source,
-    };
-    let mut file: File = writer.create(MEMORY)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut bytes = 0;
-    while let Some(block) = blocks.blocking_recv() {
-        if block.is_empty() {
-            writer.add_hashed(MEMORY, file, bytes, hasher.finalize())?;
-            return Ok(writer);
-        }
-        file.write_all(&block)
-            .map_err(|e| full_or(failed(&writer, e)))?;
-        hasher.update(&block);
-        bytes += block.len() as u64;
-    }
-    Err(Failure::Aborted)
-}
-
-fn full_or(e: StateError) -> Failure {
-    match e {
-        StateError::Io { source, path, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-            Failure::Full(format!("no space left for {}", path.display()))
-        }
-        e => e.into(),
-    }
-}
-
-/// Waits for the verdict.
-async fn verdict_of(mut verdict: Verdict) -> Saved {
-    let said = verdict.wait_for(Option::is_some).await;
-    said.ok()
-        .and_then(|s| s.clone())
-        .unwrap_or_else(|| Saved::Stuck {
-            text: "nobody knows how the save ended".to_owned(),
-        })
-}
-
-fn judge(saved: Saved) -> Result<(), Failure> {
-    match saved {
-        Saved::Whole => Ok(()),
-        Saved::Failed { text } | Saved::Stuck { text } => Err(Failure::Failed(text)),
-        Saved::Gone => Err(Failure::Gone),
     }
 }
 
