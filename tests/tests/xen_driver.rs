@@ -15,6 +15,12 @@ fn the_driver_keeps_the_contract() -> Result<()> {
     in_dom0("hypervisor_conformance", &["xen::"])
 }
 
+/// What kills the toolstack, the helper or the pilot at moments of a save leaves no domain.
+#[test]
+fn kills_leave_no_domain() -> Result<()> {
+    in_dom0("hypervisor_xen", &[])
+}
+
 /// Runs the ignored tests of a test program in dom0; what it prints is ours.
 fn in_dom0(program: &str, filter: &[&str]) -> Result<()> {
     let Some(guest) = guest_dir()? else {
