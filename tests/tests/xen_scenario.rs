@@ -6,7 +6,7 @@ use e2e::harness::wait::{PATIENCE, until};
 use e2e::harness::xen::XenSite;
 use e2e::harness::{Binaries, CounterLog, Guests, Installation, Setup, guest_dir};
 use e2e::requests;
-use protocol::api::WorkspaceAction;
+use pilot_submit::client::WorkspaceAction;
 use protocol::ids::{EventSeq, WorkspaceId};
 use protocol::workspace::WorkspaceState;
 
