@@ -116,7 +116,13 @@ impl Evidence<'_> {
             if let Err(e) = sound(&view, &events, asleep) {
                 summary.violations.push(format!("the life of {id}: {e:#}"));
             }
-            ratios.extend(measured(&events));
+            // Who stands still for seconds does not suspend meanwhile.
+            let stopped = |e: &EventView| {
+                let kinds = ["stop_pilot", "stop_guest"];
+                let key = e.slot.as_ref().map_or("", SubmitKey::as_str);
+                kinds.iter().any(|kind| self.story.met(key, kind))
+            };
+            ratios.extend(measured(events.iter().filter(|e| !stopped(e))));
         }
         summary.actual_budget = Ratios::of(ratios);
         Ok(())
@@ -271,8 +277,9 @@ fn count(stays: &Stays, stream: &Stream, summary: &mut Summary) {
 }
 
 /// Time over budget of each suspend that was measured.
-fn measured(events: &[EventView]) -> Vec<f64> {
+fn measured<'a>(events: impl Iterator<Item = &'a EventView>) -> Vec<f64> {
     let figure = |e: &EventView, name: &str| e.data.get(name).and_then(serde_json::Value::as_f64);
+    let events: Vec<&EventView> = events.collect();
     let mut ratios = Vec::new();
     for (at, event) in events.iter().enumerate() {
         if event.kind != "suspend_measured" {
