@@ -56,7 +56,7 @@ impl Manifest {
 /// What a guest depends on that a node may have otherwise.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Platform {
-    /// `qemu` or `null`.
+    /// `qemu`, `xen` or `null`.
     pub hypervisor: String,
     /// Its version; for people, a different one may read the state.
     pub version: String,

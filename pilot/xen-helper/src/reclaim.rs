@@ -80,9 +80,7 @@ fn undo(entry: &Entry, by_force: bool, done: &mut Reclaimed) {
 /// Waits until the helper of the guest, and what it has called, are gone.
 fn until_free(entry: &Entry) -> Option<fs::File> {
     for _ in 0..OWN_TIME {
-        if registry::find(&entry.uuid).is_none() {
-            return None;
-        }
+        registry::find(&entry.uuid)?;
         if let Some(lock) = entry.lock() {
             return Some(lock);
         }
