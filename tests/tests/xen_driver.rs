@@ -1,4 +1,4 @@
-//! The driver's own tests (package `pilot`) inside of a real dom0, as the user that pilots run as.
+//! The driver's own tests (package `pilot`) inside of a real dom0.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,20 +9,21 @@ use anyhow::{Context, Result, ensure};
 use e2e::harness::xen::XenSite;
 use e2e::harness::{Binaries, guest_dir};
 
-/// The rules that hold for all hypervisors.
+/// The rules that hold for all hypervisors, as the user that pilots run as.
 #[test]
 fn the_driver_keeps_the_contract() -> Result<()> {
-    in_dom0("hypervisor_conformance", &["xen::"])
+    in_dom0("hypervisor_conformance", &[], &["xen::"])
 }
 
 /// What kills the toolstack, the helper or the pilot at moments of a save leaves no domain.
 #[test]
 fn kills_leave_no_domain() -> Result<()> {
-    in_dom0("hypervisor_xen", &[])
+    // As root: it kills what root has started.
+    in_dom0("hypervisor_xen", &["--root"], &[])
 }
 
 /// Runs the ignored tests of a test program in dom0; what it prints is ours.
-fn in_dom0(program: &str, filter: &[&str]) -> Result<()> {
+fn in_dom0(program: &str, user: &[&str], filter: &[&str]) -> Result<()> {
     let Some(guest) = guest_dir()? else {
         return Ok(());
     };
@@ -32,6 +33,7 @@ fn in_dom0(program: &str, filter: &[&str]) -> Result<()> {
     let site = XenSite::start(&binaries, Some(&guest), 1)?;
     let guest = site.guest.clone().context("no guest")?;
     let status = Command::new(&site.hosts[0].prefix()[0])
+        .args(user)
         .args(["env", "TMPDIR=/var/tmp", "RUST_BACKTRACE=0"])
         .arg(format!("WP_GUEST_DIR={}", guest.display()))
         .arg(&site.binaries.lrm)
