@@ -13,10 +13,10 @@ use protocol::api::PilotState;
 use protocol::ids::{SubmitKey, WorkspaceId};
 use protocol::time::Timestamp;
 
+use crate::crowd::is_live;
 use crate::effect::Reply;
 use crate::records::{PilotRecord, WorkspaceRecord};
 use crate::state::Broker;
-use crate::tables::is_live;
 
 impl Broker {
     /// Forgets at most `limit` workspaces and pilot jobs of what ended before `ended_before`, the

@@ -25,6 +25,7 @@ mod checkpoint;
 pub mod config;
 mod costs;
 mod courtesy;
+mod crowd;
 pub mod effect;
 pub mod event;
 mod explain;

@@ -84,13 +84,10 @@ impl World {
             return Ok(());
         };
         // A held job waits for nobody: it is to be withdrawn, and takes nothing meanwhile.
-        let live: Vec<String> = site
-            .model
-            .jobs()
-            .filter(|j| j.request.key.is_some())
-            .filter(|j| !matches!(j.phase, JobPhase::Over { .. } | JobPhase::Held { .. }))
-            .map(|j| format!("{} {:?} {:?}", j.number, j.request.key, j.phase))
-            .collect();
+        let live = || {
+            let ours = site.model.jobs().filter(|j| j.request.key.is_some());
+            ours.filter(|j| !matches!(j.phase, JobPhase::Over { .. } | JobPhase::Held { .. }))
+        };
         // A listing that lies, or a job that is queued again after its pilot has left, is not known
         // at the moment of a submit.
         let slack = if self.options.faults == 0 {
@@ -99,12 +96,13 @@ impl World {
             site.config.max_queued
         };
         let cap = site.config.max_running + slack;
-        if live.len() > usize::try_from(cap).unwrap_or(usize::MAX) {
+        let count = live().count();
+        if count > usize::try_from(cap).unwrap_or(usize::MAX) {
+            let jobs = live().map(|j| format!("{} {:?} {:?}", j.number, j.request.key, j.phase));
             let what = format!(
-                "{} pilot jobs at {}, the cap is {cap}:\n  {}",
-                live.len(),
+                "{count} pilot jobs at {}, the cap is {cap}:\n  {}",
                 site.config.name,
-                live.join("\n  ")
+                jobs.collect::<Vec<_>>().join("\n  ")
             );
             return Err(self.violation(Promise::Polite, &what, &[]));
         }

@@ -392,7 +392,9 @@ impl World {
 
     /// True while a site's store takes nothing more.
     fn store_is_full(&mut self, site: usize) -> bool {
-        if self.sites[site].full_until <= self.now && self.fault(Fault::StoreFull, 5) {
+        let crowd = self.size.crowd;
+        if self.sites[site].full_until <= self.now && self.fault_of_one(Fault::StoreFull, 5, crowd)
+        {
             let how_long = self.chance.millis(10_000, 600_000);
             self.sites[site].full_until = self.now + how_long;
             self.tell(|| format!("the store of site {site} is full for {how_long}"));
