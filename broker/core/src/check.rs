@@ -95,6 +95,9 @@ impl Broker {
         if again.tables.crowd != t.crowd {
             return Err("what the pilot jobs count for is not what the records say".to_owned());
         }
+        if again.tables.discards != t.discards {
+            return Err("who was asked to delete what is not what the records say".to_owned());
+        }
         if again.tables.lease_due != t.lease_due || again.tables.pilot_due != t.pilot_due {
             return Err("the deadlines are not those of the records".to_owned());
         }

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::api::PilotState;
 use protocol::ids::{SiteName, SubmitKey};
 use protocol::lrm::JobState;
+use protocol::slot::PilotPhase;
 
-use crate::records::{CancelProgress, PilotRecord};
+use crate::records::{CancelProgress, PilotRecord, SlotRecord};
 
 /// True while a pilot job counts against its site's limits.
 pub(crate) fn is_live(p: &PilotRecord) -> bool {
@@ -45,6 +46,8 @@ pub(crate) struct Place {
     side: Side,
     /// Waits, starts, or is there without a lease.
     spare: bool,
+    /// Said that it takes guests, and that it has a core for one.
+    roomy: bool,
     /// Waits in the LRM's queue, and nobody has asked it back.
     waits: bool,
 }
@@ -60,8 +63,11 @@ impl Place {
             PilotState::Active => (Side::Running, !leased),
             PilotState::Lost | PilotState::Ended => (Side::Running, false),
         };
+        let takes =
+            |s: &SlotRecord| s.number > 0 && s.status.phase == PilotPhase::Open && s.free.cores > 0;
         Self {
             live,
+            roomy: p.state == PilotState::Active && p.slot.as_ref().is_some_and(takes),
             side: if counts { side } else { Side::Neither },
             spare: live && spare,
             waits: p.state == PilotState::Queued && p.cancel == CancelProgress::No && !p.by_hand,
@@ -74,6 +80,7 @@ impl Place {
 struct Standing {
     live: BTreeSet<SubmitKey>,
     spare: BTreeSet<SubmitKey>,
+    roomy: BTreeSet<SubmitKey>,
     queued: u32,
     running: u32,
     waits: u32,
@@ -96,6 +103,9 @@ impl Crowd {
         if place.spare {
             s.spare.insert(p.key.clone());
         }
+        if place.roomy {
+            s.roomy.insert(p.key.clone());
+        }
         s.queued += u32::from(place.side == Side::Queued);
         s.running += u32::from(place.side == Side::Running);
         s.waits += u32::from(place.waits);
@@ -111,6 +121,9 @@ impl Crowd {
         }
         if place.spare {
             s.spare.remove(&p.key);
+        }
+        if place.roomy {
+            s.roomy.remove(&p.key);
         }
         s.queued -= u32::from(place.side == Side::Queued);
         s.running -= u32::from(place.side == Side::Running);
@@ -136,6 +149,11 @@ impl Crowd {
     /// Of those, the ones that wait, start, or are there without a lease.
     pub(crate) fn spare(&self, site: &SiteName) -> impl DoubleEndedIterator<Item = &SubmitKey> {
         self.0.get(site).into_iter().flat_map(|s| &s.spare)
+    }
+
+    /// Of the live ones, those whose pilot had room for another guest when it spoke last.
+    pub(crate) fn roomy(&self, site: &SiteName) -> impl Iterator<Item = &SubmitKey> {
+        self.0.get(site).into_iter().flat_map(|s| &s.roomy)
     }
 
     /// How many count against a site's limits: those in its queue, and those beyond.

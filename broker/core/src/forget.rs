@@ -22,8 +22,8 @@ impl Broker {
     /// Forgets at most `limit` workspaces and pilot jobs of what ended before `ended_before`, the
     /// oldest workspaces first, then pilot jobs.
     pub(crate) fn forget(&mut self, ended_before: Timestamp, limit: usize) -> Reply {
-        let states: BTreeSet<String> = (self.tables.discards.keys())
-            .filter_map(|state| state.as_str().rsplit_once(".g"))
+        let states: BTreeSet<String> = (self.tables.discards.values())
+            .filter_map(|d| d.state.as_str().rsplit_once(".g"))
             .map(|(workspace, _)| workspace.to_owned())
             .collect();
         let workspaces: Vec<WorkspaceId> = (self.tables.numbers.values())

@@ -26,6 +26,7 @@ pub mod config;
 mod costs;
 mod courtesy;
 mod crowd;
+mod discards;
 pub mod effect;
 pub mod event;
 mod explain;

@@ -169,7 +169,7 @@ impl Broker {
             if w.saved.as_ref().is_some_and(|s| s.site != site.name) {
                 continue;
             }
-            let able = (self.tables.live(&site.name))
+            let able = (self.tables.roomy(&site.name))
                 .filter(|p| self.offer(now, p).is_some_and(|o| self.suits(now, w, &o)))
                 .map(|p| p.key.clone());
             found.extend(able.take(WAKE - found.len()));

@@ -12,6 +12,7 @@ use protocol::workspace::WorkspaceState;
 
 use crate::changes::{Changes, Forgotten, Records};
 use crate::crowd::{Crowd, Place};
+use crate::discards::Discards;
 use crate::queue::Queue;
 use crate::records::{
     CostRecord, DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log, Meta, PilotRecord,
@@ -67,8 +68,7 @@ pub(crate) struct Tables {
     /// What a pilot on a new node of a site sets aside, by those.
     pub(crate) budgets: BTreeMap<SiteName, CostLine>,
     pub(crate) idempotency: BTreeMap<(UserName, IdempotencyKey), IdempotencyRecord>,
-    pub(crate) discards: BTreeMap<StateId, DiscardRecord>,
-    site_discards: BTreeMap<SiteName, BTreeSet<StateId>>,
+    pub(crate) discards: Discards,
     touched: Touched,
 }
 
@@ -92,8 +92,7 @@ impl Tables {
             costs: BTreeMap::new(),
             budgets: BTreeMap::new(),
             idempotency: BTreeMap::new(),
-            discards: BTreeMap::new(),
-            site_discards: BTreeMap::new(),
+            discards: Discards::default(),
             touched: Touched::default(),
         };
         for w in records.workspaces {
@@ -336,6 +335,11 @@ impl Tables {
         (self.crowd.live(site)).filter_map(|k| self.pilots.get(k))
     }
 
+    /// Of those, the ones whose pilot had room for another guest when it spoke last.
+    pub(crate) fn roomy(&self, site: &SiteName) -> impl Iterator<Item = &PilotRecord> {
+        (self.crowd.roomy(site)).filter_map(|k| self.pilots.get(k))
+    }
+
     /// Of those, the ones that wait, start, or are there without a lease.
     pub(crate) fn spare(&self, site: &SiteName) -> impl DoubleEndedIterator<Item = &PilotRecord> {
         (self.crowd.spare(site)).filter_map(|k| self.pilots.get(k))
@@ -373,29 +377,14 @@ impl Tables {
     }
 
     pub(crate) fn insert_discard(&mut self, d: DiscardRecord) {
-        self.site_discards
-            .entry(d.site.clone())
-            .or_default()
-            .insert(d.state.clone());
         self.touched.discards.insert(d.state.clone());
-        self.discards.insert(d.state.clone(), d);
+        self.discards.insert(d);
     }
 
     pub(crate) fn remove_discard(&mut self, id: &StateId) {
-        if let Some(d) = self.discards.remove(id) {
-            if let Some(ids) = self.site_discards.get_mut(&d.site) {
-                ids.remove(id);
-            }
+        if self.discards.remove(id).is_some() {
             self.touched.discards.insert(id.clone());
         }
-    }
-
-    pub(crate) fn discards_at(&self, site: &SiteName) -> impl Iterator<Item = &DiscardRecord> {
-        self.site_discards
-            .get(site)
-            .into_iter()
-            .flatten()
-            .filter_map(|id| self.discards.get(id))
     }
 
     // Events.

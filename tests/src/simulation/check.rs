@@ -158,14 +158,11 @@ impl World {
 
     /// A state that is deleted is none that a guest runs from: its disks' layers may be there.
     pub(super) fn check_discard(&self, site: usize, state: &StateId) -> Checked {
-        for (pilot, lease) in self.truth.guests.keys() {
-            let order = self.pilots[*pilot].orders.get(lease);
-            let from = order.and_then(|o| o.state.as_ref()).map(|s| &s.id);
-            if self.pilots[*pilot].site == site && from == Some(state) {
-                let what = format!("{state} is deleted while {lease} runs from it");
-                let about = [lease.workspace.to_string()];
-                return Err(self.violation(Promise::Complete, &what, &about));
-            }
+        if let Some((pilot, lease)) = self.truth.user_of(&(site, state.clone())) {
+            let what = format!("{state} is deleted while {lease} runs from it");
+            let mut about = self.names_of(pilot);
+            about.push(lease.workspace.to_string());
+            return Err(self.violation(Promise::Complete, &what, &about));
         }
         Ok(())
     }

@@ -71,11 +71,14 @@ impl World {
         ran: Span,
     ) -> Result<(), Box<Violation>> {
         self.summary.starts += 1;
-        let memory = self.pilots[pilot]
-            .orders
-            .get(&lease)
-            .map_or(256, |o| o.spec.resources.memory_mib);
+        let (site, order) = (
+            self.pilots[pilot].site,
+            self.pilots[pilot].orders.get(&lease),
+        );
+        let memory = order.map_or(256, |o| o.spec.resources.memory_mib);
+        let from = order.and_then(|o| o.state.as_ref());
         let guest = Guest {
+            from: from.map(|s| (site, s.id.clone())),
             ran,
             since: None,
             checkpoint: false,
