@@ -92,8 +92,11 @@ impl Broker {
         if again.tables.queue != t.queue || again.tables.owners != t.owners {
             return Err("the indexes are not those of the records".to_owned());
         }
-        if again.tables.waiting != t.waiting {
-            return Err("the number of waiting pilot jobs is not that of the records".to_owned());
+        if again.tables.crowd != t.crowd {
+            return Err("what the pilot jobs count for is not what the records say".to_owned());
+        }
+        if again.tables.discards != t.discards {
+            return Err("who was asked to delete what is not what the records say".to_owned());
         }
         if again.tables.lease_due != t.lease_due || again.tables.pilot_due != t.pilot_due {
             return Err("the deadlines are not those of the records".to_owned());

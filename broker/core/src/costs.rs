@@ -57,8 +57,9 @@ impl Tables {
 
     /// The records of a site, heard last first.
     pub(crate) fn costs_at(&self, site: &SiteName) -> Vec<&CostRecord> {
-        let of_site = self.costs.values().filter(|c| c.site == *site);
-        let mut records: Vec<_> = of_site.collect();
+        let from = (site.clone(), NodeName::least());
+        let of_site = (self.costs.range(from..)).take_while(|((s, _), _)| s == site);
+        let mut records: Vec<_> = of_site.map(|(_, c)| c).collect();
         records.sort_by(|a, b| b.at.cmp(&a.at).then_with(|| a.node.cmp(&b.node)));
         records
     }

@@ -13,17 +13,17 @@ use protocol::api::PilotState;
 use protocol::ids::{SubmitKey, WorkspaceId};
 use protocol::time::Timestamp;
 
+use crate::crowd::is_live;
 use crate::effect::Reply;
 use crate::records::{PilotRecord, WorkspaceRecord};
 use crate::state::Broker;
-use crate::tables::is_live;
 
 impl Broker {
     /// Forgets at most `limit` workspaces and pilot jobs of what ended before `ended_before`, the
     /// oldest workspaces first, then pilot jobs.
     pub(crate) fn forget(&mut self, ended_before: Timestamp, limit: usize) -> Reply {
-        let states: BTreeSet<String> = (self.tables.discards.keys())
-            .filter_map(|state| state.as_str().rsplit_once(".g"))
+        let states: BTreeSet<String> = (self.tables.discards.values())
+            .filter_map(|d| d.state.as_str().rsplit_once(".g"))
             .map(|(workspace, _)| workspace.to_owned())
             .collect();
         let workspaces: Vec<WorkspaceId> = (self.tables.numbers.values())

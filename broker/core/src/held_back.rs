@@ -218,7 +218,7 @@ impl Broker {
                 declined: known.last_decline.clone(),
             });
         }
-        let unanswered = || (self.tables.live(&site.name)).filter(|p| is_unanswered(p));
+        let unanswered = || (self.tables.spare(&site.name)).filter(|p| is_unanswered(p));
         if let Some(since) = unanswered().map(|p| p.created).min()
             && now.since(since) < UNANSWERED
         {

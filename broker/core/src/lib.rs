@@ -25,6 +25,8 @@ mod checkpoint;
 pub mod config;
 mod costs;
 mod courtesy;
+mod crowd;
+mod discards;
 pub mod effect;
 pub mod event;
 mod explain;

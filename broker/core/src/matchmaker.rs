@@ -39,18 +39,20 @@ impl Offer<'_> {
     /// the notice, by what it sets aside for a suspend.
     fn admits(&self, class: &ClassKey) -> bool {
         let (need, facts) = (class.resources(), &self.slot.facts);
+        if !self.free.holds(&need) || !class.allows(&self.pilot.site) {
+            return false;
+        }
         let memory = need.memory_mib;
         let holds = |budget: &CostLine| notice::holds(facts.notice, facts.margin, memory, budget);
         let planned = self.slot.suspend_rate.map(|rate| rate.planned);
-        let in_time = !class.owed
+        !class.owed
             || match (&self.slot.suspend_budget, planned) {
                 (Some(budget), _) => holds(budget),
                 // An older pilot. It does not say what it plans with, and knows better.
                 (None, Some(None)) => true,
                 (None, Some(Some(planned))) => holds(&notice::careful(planned)),
                 (None, None) => holds(&notice::careful(notice::ASSUMED_RATE)),
-            };
-        in_time && self.free.holds(&need) && class.allows(&self.pilot.site)
+            }
     }
 }
 
@@ -167,7 +169,7 @@ impl Broker {
             if w.saved.as_ref().is_some_and(|s| s.site != site.name) {
                 continue;
             }
-            let able = (self.tables.live(&site.name))
+            let able = (self.tables.roomy(&site.name))
                 .filter(|p| self.offer(now, p).is_some_and(|o| self.suits(now, w, &o)))
                 .map(|p| p.key.clone());
             found.extend(able.take(WAKE - found.len()));

@@ -81,7 +81,7 @@ fn close_due(config: &BrokerConfig, p: &PilotRecord) -> Option<Timestamp> {
     let after = site.map_or(Span::ZERO, |s| s.notice + s.margin) + policy.close_after;
     match p.state {
         PilotState::Submitting | PilotState::Active => None,
-        PilotState::Ended => crate::tables::is_live(p).then(|| {
+        PilotState::Ended => crate::crowd::is_live(p).then(|| {
             let missing = p.lrm.missing_since.map(|at| at + policy.absent_for);
             let latest = p.since + policy.close_after;
             missing.map_or(latest, |at| at.min(latest))

@@ -178,17 +178,21 @@ impl Broker {
             Some(job) => format!("the LRM has it as job {job}"),
             None => "the LRM has it".to_owned(),
         };
-        self.tables.edit_pilot(key, |p| {
-            p.submit = SubmitProgress::Known;
-            if p.job.is_none() {
-                p.job = job;
-            }
-            if p.state == PilotState::Submitting || revived {
-                p.state = PilotState::Queued;
-                p.since = now;
-                p.reason = None;
-            }
-        });
+        // A listing says so of every job each time: what is known is not written again.
+        let new = first || p.job.is_none() || p.state == PilotState::Submitting;
+        if new {
+            self.tables.edit_pilot(key, |p| {
+                p.submit = SubmitProgress::Known;
+                if p.job.is_none() {
+                    p.job = job;
+                }
+                if p.state == PilotState::Submitting || revived {
+                    p.state = PilotState::Queued;
+                    p.since = now;
+                    p.reason = None;
+                }
+            });
+        }
         if first {
             self.note_pilot(now, key, "submitted", text);
             self.tables.edit_site(&site, |s| {

@@ -142,25 +142,24 @@ impl Broker {
         needs
     }
 
+    /// What counts against a site's limits; what is on its way there is not looked at.
+    fn limits(&self, site: &SiteConfig) -> Counts {
+        let (queued, running) = self.tables.crowd.limits(&site.name);
+        Counts {
+            queued,
+            running,
+            ..Counts::default()
+        }
+    }
+
     pub(crate) fn counts(&self, now: Timestamp, site: &SiteConfig) -> Counts {
         let ground = self.ground(site);
-        let mut c = Counts::default();
-        for p in self.tables.live(&site.name) {
+        let mut c = self.limits(site);
+        for p in self.tables.spare(&site.name) {
             let counts = !p.by_hand && p.member_of.is_none();
             let waits = match p.state {
-                PilotState::Submitting | PilotState::Queued if counts => {
-                    c.queued += 1;
-                    true
-                }
-                PilotState::Started if counts => {
-                    c.running += 1;
-                    true
-                }
-                PilotState::Submitting | PilotState::Queued | PilotState::Started => false,
-                PilotState::Active | PilotState::Lost | PilotState::Ended => {
-                    c.running += u32::from(counts);
-                    false
-                }
+                PilotState::Submitting | PilotState::Queued | PilotState::Started => counts,
+                PilotState::Active | PilotState::Lost | PilotState::Ended => false,
             };
             if waits && p.cancel == CancelProgress::No {
                 let pilots = self.tables.awaited(p);
@@ -226,7 +225,7 @@ impl Broker {
     /// that waits now.
     pub(crate) fn queue_time(&self, now: Timestamp, site: &SiteConfig) -> Span {
         let known = self.tables.sites.get(&site.name);
-        let waiting = (self.tables.live(&site.name))
+        let waiting = (self.tables.spare(&site.name))
             .filter(|p| p.state == PilotState::Queued && !p.by_hand)
             .map(|p| now.since(p.created))
             .max();
@@ -236,16 +235,22 @@ impl Broker {
 
     /// Submits what is needed and allowed, a round at a time.
     pub(crate) fn provision(&mut self, now: Timestamp) {
-        let policy = self.config().provision.clone();
-        let sites = self.config().sites.clone();
+        let round = self.config().provision.round;
         let in_round = |b: &Self, site: &SiteConfig| {
             (b.tables.sites.get(&site.name))
                 .and_then(|s| s.last_round)
-                .is_some_and(|at| now < at + policy.round)
+                .is_some_and(|at| now < at + round)
         };
-        if self.tables.queue.is_empty() || sites.iter().all(|s| in_round(self, s)) {
+        // Where no site could get a pilot, it is not asked how many would be of use.
+        let open = |s: &SiteConfig| {
+            !in_round(self, s)
+                && self.room(self.limits(s), s).is_ok()
+                && self.barred(now, s).is_none()
+        };
+        if self.tables.queue.is_empty() || !self.config().sites.iter().any(open) {
             return;
         }
+        let policy = self.config().provision.clone();
         let (mut needs, _) = self.unserved(now);
         let order: Vec<_> = self.in_order(now).into_iter().cloned().collect();
         for site in &order {
@@ -375,20 +380,30 @@ impl Broker {
     /// True while a pilot job waits that nobody has asked back. Nothing of its own may be due while it
     /// does, and without a tick none would be found to be too many.
     pub(crate) fn may_be_surplus(&self) -> bool {
-        self.tables.waiting > 0
+        self.tables.crowd.any_waits()
     }
 
     /// Withdraws queued pilots that there is no work for any more, the youngest first.
     pub(crate) fn withdraw_surplus(&mut self, now: Timestamp) {
         let after = self.config().provision.surplus_after;
+        let may_go = |b: &Self, p: &PilotRecord| {
+            p.state == PilotState::Queued
+                && p.cancel == CancelProgress::No
+                && !p.by_hand
+                && p.slot.is_none()
+                && now.since(p.created) >= after
+                && b.tables.members(&p.key).next().is_none()
+        };
+        let may_one_go = |s: &SiteConfig| (self.tables.spare(&s.name)).any(|p| may_go(self, p));
+        if !self.config().sites.iter().any(may_one_go) {
+            return;
+        }
         let (_, surplus) = self.unserved(now);
         let sites = self.config().sites.clone();
         for (site, mut surplus) in sites.iter().zip(surplus) {
             let ground = self.ground(site);
-            let waiting: Vec<_> = (self.tables.live(&site.name).rev())
-                .filter(|p| p.state == PilotState::Queued && p.cancel == CancelProgress::No)
-                .filter(|p| !p.by_hand && p.slot.is_none() && now.since(p.created) >= after)
-                .filter(|p| self.tables.members(&p.key).next().is_none())
+            let waiting: Vec<_> = (self.tables.spare(&site.name).rev())
+                .filter(|p| may_go(self, p))
                 .map(|p| {
                     let each = ground.share(p.walltime.minus(ground.cost));
                     (p.key.clone(), f64::from(p.nodes) * each)

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use protocol::api::PilotState;
 use protocol::codes::{ErrorCode, Reason, ReasonCode};
-use protocol::ids::{Incarnation, PilotBoot, StateId, SubmitKey};
+use protocol::ids::{Incarnation, PilotBoot, SubmitKey};
 use protocol::lease::{DesiredLease, EndOutcome, Goal, Order};
 use protocol::messages::{PilotEvent, SyncReply, SyncRequest};
 use protocol::slot::PilotPhase;
@@ -22,11 +22,6 @@ use crate::records::{
 use crate::state::Broker;
 use crate::tables::Note;
 use crate::withdrawal::is_being_withdrawn;
-
-/// States that one pilot is asked to delete at a time.
-const MAX_DISCARDS: usize = 16;
-/// After so long another pilot is asked.
-const DISCARD_AGAIN: Span = Span::from_mins(2);
 
 /// What is wanted of a lease: what the owner wishes.
 fn goal(w: &WorkspaceRecord) -> Goal {
@@ -341,7 +336,7 @@ impl Broker {
             slot_end: p.lrm.end,
             leave,
             acknowledged: slot.acknowledged,
-            discard: self.discards_for(now, p),
+            discard: self.tables.discards.wanted_of(now, &p.site, key),
         };
         let repeated = before.as_ref().is_some_and(|b| b.number == number);
         let same = before.is_some_and(|b| Told { number, ..b } == told);
@@ -406,23 +401,6 @@ impl Broker {
                     order,
                 })
             })
-            .collect()
-    }
-
-    /// The states of its site that this pilot is to delete: those that it was asked for, and
-    /// those that nobody else was asked for lately.
-    fn discards_for(&self, now: Timestamp, p: &PilotRecord) -> BTreeSet<StateId> {
-        if self.tables.discards_at(&p.site).next().is_none() {
-            return BTreeSet::new();
-        }
-        self.tables
-            .discards_at(&p.site)
-            .filter(|d| match &d.told {
-                Some((key, at)) => *key == p.key || *at + DISCARD_AGAIN <= now,
-                None => true,
-            })
-            .take(MAX_DISCARDS)
-            .map(|d| d.state.clone())
             .collect()
     }
 

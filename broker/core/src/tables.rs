@@ -3,20 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::api::PilotState;
 use protocol::ids::{
     Generation, IdempotencyKey, NodeName, SiteName, StateId, SubmitKey, UserName, WorkspaceId,
 };
-use protocol::lrm::JobState;
 use protocol::suspend_cost::CostLine;
 use protocol::time::Timestamp;
 use protocol::workspace::WorkspaceState;
 
 use crate::changes::{Changes, Forgotten, Records};
+use crate::crowd::{Crowd, Place};
+use crate::discards::Discards;
 use crate::queue::Queue;
 use crate::records::{
-    CancelProgress, CostRecord, DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log,
-    Meta, PilotRecord, SiteRecord, WorkspaceRecord,
+    CostRecord, DiscardRecord, EventRecord, IdempotencyRecord, LeaseRecord, Log, Meta, PilotRecord,
+    SiteRecord, WorkspaceRecord,
 };
 
 /// What one owner has.
@@ -61,43 +61,15 @@ pub(crate) struct Tables {
     slot_leases: BTreeMap<SubmitKey, BTreeSet<WorkspaceId>>,
     pub(crate) lease_due: BTreeSet<(Timestamp, WorkspaceId)>,
     pub(crate) pilots: BTreeMap<SubmitKey, PilotRecord>,
-    live: BTreeMap<SiteName, BTreeSet<SubmitKey>>,
-    /// How many pilot jobs wait in a queue and may be found to be too many.
-    pub(crate) waiting: usize,
+    pub(crate) crowd: Crowd,
     pub(crate) pilot_due: BTreeSet<(Timestamp, SubmitKey)>,
     pub(crate) sites: BTreeMap<SiteName, SiteRecord>,
     pub(crate) costs: BTreeMap<(SiteName, NodeName), CostRecord>,
     /// What a pilot on a new node of a site sets aside, by those.
     pub(crate) budgets: BTreeMap<SiteName, CostLine>,
     pub(crate) idempotency: BTreeMap<(UserName, IdempotencyKey), IdempotencyRecord>,
-    pub(crate) discards: BTreeMap<StateId, DiscardRecord>,
-    site_discards: BTreeMap<SiteName, BTreeSet<StateId>>,
+    pub(crate) discards: Discards,
     touched: Touched,
-}
-
-/// True while a pilot job counts against its site's limits.
-pub(crate) fn is_live(p: &PilotRecord) -> bool {
-    let over_in_lrm = || match &p.lrm.state {
-        Some(JobState::Ended(_)) => true,
-        // It may have been queued again; the next listing says.
-        None => p.job.is_none(),
-        Some(
-            JobState::Queued
-            | JobState::Held
-            | JobState::Running
-            | JobState::Suspended
-            | JobState::Ending
-            | JobState::Unknown(_),
-        ) => false,
-    };
-    // A member of a job counts only by its job's record.
-    let left = p.goodbye && !p.by_hand && !p.closed && p.member_of.is_none();
-    p.state != PilotState::Ended || (left && !over_in_lrm())
-}
-
-/// True while a pilot job waits in the LRM's queue and nobody has asked it back.
-fn waits(p: &PilotRecord) -> bool {
-    p.state == PilotState::Queued && p.cancel == CancelProgress::No && !p.by_hand
 }
 
 impl Tables {
@@ -114,15 +86,13 @@ impl Tables {
             slot_leases: BTreeMap::new(),
             lease_due: BTreeSet::new(),
             pilots: BTreeMap::new(),
-            live: BTreeMap::new(),
-            waiting: 0,
+            crowd: Crowd::default(),
             pilot_due: BTreeSet::new(),
             sites: BTreeMap::new(),
             costs: BTreeMap::new(),
             budgets: BTreeMap::new(),
             idempotency: BTreeMap::new(),
-            discards: BTreeMap::new(),
-            site_discards: BTreeMap::new(),
+            discards: Discards::default(),
             touched: Touched::default(),
         };
         for w in records.workspaces {
@@ -254,10 +224,11 @@ impl Tables {
     pub(crate) fn insert_lease(&mut self, l: LeaseRecord) {
         let due = (self.lease_end(&l), l.workspace.clone());
         self.lease_due.insert(due);
-        self.slot_leases
-            .entry(l.slot.clone())
-            .or_default()
-            .insert(l.workspace.clone());
+        let of_slot = self.slot_leases.entry(l.slot.clone()).or_default();
+        of_slot.insert(l.workspace.clone());
+        if of_slot.len() == 1 {
+            self.slot_filled(&l.slot, false);
+        }
         if let Some(owned) = self.owner_of(&l.workspace) {
             owned.leased += 1;
         }
@@ -287,6 +258,7 @@ impl Tables {
             ids.remove(id);
             if ids.is_empty() {
                 self.slot_leases.remove(&l.slot);
+                self.slot_filled(&l.slot, true);
             }
         }
         if let Some(owned) = self.owner_of(id) {
@@ -294,6 +266,14 @@ impl Tables {
         }
         self.touched.leases.insert(id.clone());
         Some(l)
+    }
+
+    /// A slot got its first lease, or lost its last.
+    fn slot_filled(&mut self, slot: &SubmitKey, leased_before: bool) {
+        if let Some(p) = self.pilots.get(slot) {
+            let (from, to) = (Place::of(p, leased_before), Place::of(p, !leased_before));
+            self.crowd.moved(p, from, to);
+        }
     }
 
     fn owner_of(&mut self, id: &WorkspaceId) -> Option<&mut Owned> {
@@ -312,13 +292,8 @@ impl Tables {
     // Pilots.
 
     pub(crate) fn insert_pilot(&mut self, p: PilotRecord) {
-        if is_live(&p) {
-            self.live
-                .entry(p.site.clone())
-                .or_default()
-                .insert(p.key.clone());
-        }
-        self.waiting += usize::from(waits(&p));
+        let place = Place::of(&p, self.slot_leases.contains_key(&p.key));
+        self.crowd.enter(&p, place);
         if let Some(due) = (self.due_of)(&self.config, &p) {
             self.pilot_due.insert((due, p.key.clone()));
         }
@@ -330,19 +305,11 @@ impl Tables {
         let Some(p) = self.pilots.get_mut(key) else {
             return;
         };
-        let (was_live, was_due) = (is_live(p), (self.due_of)(&self.config, p));
-        let waited = waits(p);
+        let leased = self.slot_leases.contains_key(key);
+        let (was, was_due) = (Place::of(p, leased), (self.due_of)(&self.config, p));
         change(p);
-        self.waiting = self.waiting + usize::from(waits(p)) - usize::from(waited);
-        let (live, due) = (is_live(p), (self.due_of)(&self.config, p));
-        if live != was_live {
-            let keys = self.live.entry(p.site.clone()).or_default();
-            if live {
-                keys.insert(key.clone());
-            } else {
-                keys.remove(key);
-            }
-        }
+        self.crowd.moved(p, was, Place::of(p, leased));
+        let due = (self.due_of)(&self.config, p);
         if due != was_due {
             if let Some(at) = was_due {
                 self.pilot_due.remove(&(at, key.clone()));
@@ -357,18 +324,25 @@ impl Tables {
     /// Forgets a pilot job that has ended and counts nowhere any more, with its log.
     pub(crate) fn forget_pilot(&mut self, key: &SubmitKey) {
         if let Some(p) = self.pilots.remove(key) {
-            self.waiting -= usize::from(waits(&p));
+            let leased = self.slot_leases.contains_key(key);
+            self.crowd.leave(&p, Place::of(&p, leased));
             self.touched.forgotten.pilots.insert(key.clone());
         }
     }
 
     /// The pilot jobs of a site that count against its limits, oldest first.
     pub(crate) fn live(&self, site: &SiteName) -> impl DoubleEndedIterator<Item = &PilotRecord> {
-        self.live
-            .get(site)
-            .into_iter()
-            .flatten()
-            .filter_map(|k| self.pilots.get(k))
+        (self.crowd.live(site)).filter_map(|k| self.pilots.get(k))
+    }
+
+    /// Of those, the ones whose pilot had room for another guest when it spoke last.
+    pub(crate) fn roomy(&self, site: &SiteName) -> impl Iterator<Item = &PilotRecord> {
+        (self.crowd.roomy(site)).filter_map(|k| self.pilots.get(k))
+    }
+
+    /// Of those, the ones that wait, start, or are there without a lease.
+    pub(crate) fn spare(&self, site: &SiteName) -> impl DoubleEndedIterator<Item = &PilotRecord> {
+        (self.crowd.spare(site)).filter_map(|k| self.pilots.get(k))
     }
 
     // Sites, keys, discards.
@@ -382,10 +356,10 @@ impl Tables {
 
     /// Changes what is known of a site; nothing is written when the change changes nothing.
     pub(crate) fn edit_site(&mut self, name: &SiteName, change: impl FnOnce(&mut SiteRecord)) {
-        let before = self.site(name);
-        let mut after = before.clone();
+        let mut after = self.site(name);
         change(&mut after);
-        if after != before {
+        let before = self.sites.get(name);
+        if before.map_or_else(|| after != SiteRecord::new(name.clone()), |b| after != *b) {
             self.sites.insert(name.clone(), after);
             self.touched.sites.insert(name.clone());
         }
@@ -403,29 +377,14 @@ impl Tables {
     }
 
     pub(crate) fn insert_discard(&mut self, d: DiscardRecord) {
-        self.site_discards
-            .entry(d.site.clone())
-            .or_default()
-            .insert(d.state.clone());
         self.touched.discards.insert(d.state.clone());
-        self.discards.insert(d.state.clone(), d);
+        self.discards.insert(d);
     }
 
     pub(crate) fn remove_discard(&mut self, id: &StateId) {
-        if let Some(d) = self.discards.remove(id) {
-            if let Some(ids) = self.site_discards.get_mut(&d.site) {
-                ids.remove(id);
-            }
+        if self.discards.remove(id).is_some() {
             self.touched.discards.insert(id.clone());
         }
-    }
-
-    pub(crate) fn discards_at(&self, site: &SiteName) -> impl Iterator<Item = &DiscardRecord> {
-        self.site_discards
-            .get(site)
-            .into_iter()
-            .flatten()
-            .filter_map(|id| self.discards.get(id))
     }
 
     // Events.

@@ -1,10 +1,14 @@
 //! One newtype per kind of id, in one registry, so that ids of two worlds meet in no function.
+//!
+//! An id is shared text: ids are in every record, message and index, and a copy of one costs no
+//! memory.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A text that is not an id of the wanted kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,10 +41,10 @@ fn is_text(text: &str) -> bool {
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident: $words:literal, $check:ident, $rule:ident;)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
         #[serde(try_from = "Cow<'_, str>")]
         #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
-        pub struct $name(Box<str>);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Checks and takes a text.
@@ -59,6 +63,12 @@ macro_rules! ids {
             /// The text of the id.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
 
@@ -128,6 +138,13 @@ impl SubmitKey {
         let (job, rank) = self.0.rsplit_once('.')?;
         let (job, rank) = (Self::new(job).ok()?, rank.parse().ok()?);
         (job.member(rank).as_ref() == Ok(self)).then_some((job, rank))
+    }
+}
+
+impl NodeName {
+    /// A name that no other comes before: where the nodes of a site begin in a map.
+    pub fn least() -> Self {
+        Self(" ".into())
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Rates {
     /// They are from other nodes of the site.
     are_others: bool,
     model: CostModel,
+    /// The middle one of the rates of large samples that were measured here, bytes a second.
+    middle: Option<f64>,
     /// How many were measured in this slot.
     measured: u32,
     /// The latest of those.
@@ -35,6 +37,7 @@ impl Rates {
             self.are_others = true;
             self.model = CostModel::of_others(&self.samples, known.nodes);
         }
+        self.find_middle();
     }
 
     /// Takes a measurement: what a suspend wrote and how long it took.
@@ -49,6 +52,7 @@ impl Rates {
         }
         self.samples.push(sample);
         self.model = CostModel::of(&self.samples);
+        self.find_middle();
         self.measured = self.measured.saturating_add(1);
         if self.own.len() >= CostReport::MOST {
             self.own.pop_front();
@@ -90,15 +94,19 @@ impl Rates {
     /// expected, which is right for when to begin. But a guest that has to go all the same is not
     /// given up as long as the middle one of the rates that were really measured here would do.
     pub fn likely(&self, bytes: u64) -> Span {
+        let rate = self.middle.unwrap_or(notice::ASSUMED_RATE);
+        let takes = notice::SUSPEND_FIXED + Span::from_secs_f64(as_f64(bytes) / rate);
+        takes.min(self.cost(bytes).expected)
+    }
+
+    fn find_middle(&mut self) {
         let here = self.samples.iter().filter(|s| !s.is_small());
         let mut rates: Vec<f64> = here
             .map(|s| as_f64(s.bytes) / s.took.as_secs_f64())
             .collect();
         rates.sort_by(f64::total_cmp);
-        let middle = rates.get(rates.len() / 2).filter(|_| !self.are_others);
-        let rate = middle.copied().unwrap_or(notice::ASSUMED_RATE);
-        let takes = notice::SUSPEND_FIXED + Span::from_secs_f64(as_f64(bytes) / rate);
-        takes.min(self.cost(bytes).expected)
+        let middle = rates.get(rates.len() / 2).copied();
+        self.middle = middle.filter(|_| !self.are_others);
     }
 
     /// How many suspends that is known by.

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use broker_core::records::Log;
-use broker_core::{
-    Broker, BrokerConfig, Caller, Changes, Effect, Event, Reply, Step, SyncDecision,
-};
+use broker_core::{Broker, BrokerConfig, Changes, Effect, Event, Reply, Step, SyncDecision};
 use pilot_core::agent;
 use protocol::codes::ErrorCode;
 use protocol::ids::{Incarnation, PilotBoot, SubmitKey, WorkspaceId};
@@ -127,7 +125,7 @@ impl World {
         let Some(core) = &self.broker.core else {
             return "the broker is down".into();
         };
-        let admin = Caller::Admin(super::users::owner(1));
+        let admin = super::users::administrator();
         let id = request.and_then(|r| WorkspaceId::new(r).ok());
         let of_request = id.and_then(|id| core.explain(self.broker.clock(self.now), &admin, &id));
         let of_sites = (self.sites.iter())

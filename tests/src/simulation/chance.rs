@@ -32,7 +32,12 @@ impl Chance {
 
     /// True `percent` hundredths of `per_mille` times in a thousand.
     pub fn happens(&mut self, per_mille: u64, percent: u64) -> bool {
-        self.draw() % 100_000 < per_mille * percent
+        self.happens_among(per_mille, percent, 1)
+    }
+
+    /// The same, in one of `of` cases.
+    pub fn happens_among(&mut self, per_mille: u64, percent: u64, of: u64) -> bool {
+        self.draw() % (100_000 * of.max(1)) < per_mille * percent
     }
 
     /// One of several.

@@ -84,13 +84,10 @@ impl World {
             return Ok(());
         };
         // A held job waits for nobody: it is to be withdrawn, and takes nothing meanwhile.
-        let live: Vec<String> = site
-            .model
-            .jobs()
-            .filter(|j| j.request.key.is_some())
-            .filter(|j| !matches!(j.phase, JobPhase::Over { .. } | JobPhase::Held { .. }))
-            .map(|j| format!("{} {:?} {:?}", j.number, j.request.key, j.phase))
-            .collect();
+        let live = || {
+            let ours = site.model.jobs().filter(|j| j.request.key.is_some());
+            ours.filter(|j| !matches!(j.phase, JobPhase::Over { .. } | JobPhase::Held { .. }))
+        };
         // A listing that lies, or a job that is queued again after its pilot has left, is not known
         // at the moment of a submit.
         let slack = if self.options.faults == 0 {
@@ -99,12 +96,13 @@ impl World {
             site.config.max_queued
         };
         let cap = site.config.max_running + slack;
-        if live.len() > usize::try_from(cap).unwrap_or(usize::MAX) {
+        let count = live().count();
+        if count > usize::try_from(cap).unwrap_or(usize::MAX) {
+            let jobs = live().map(|j| format!("{} {:?} {:?}", j.number, j.request.key, j.phase));
             let what = format!(
-                "{} pilot jobs at {}, the cap is {cap}:\n  {}",
-                live.len(),
+                "{count} pilot jobs at {}, the cap is {cap}:\n  {}",
                 site.config.name,
-                live.join("\n  ")
+                jobs.collect::<Vec<_>>().join("\n  ")
             );
             return Err(self.violation(Promise::Polite, &what, &[]));
         }
@@ -160,14 +158,11 @@ impl World {
 
     /// A state that is deleted is none that a guest runs from: its disks' layers may be there.
     pub(super) fn check_discard(&self, site: usize, state: &StateId) -> Checked {
-        for (pilot, lease) in self.truth.guests.keys() {
-            let order = self.pilots[*pilot].orders.get(lease);
-            let from = order.and_then(|o| o.state.as_ref()).map(|s| &s.id);
-            if self.pilots[*pilot].site == site && from == Some(state) {
-                let what = format!("{state} is deleted while {lease} runs from it");
-                let about = [lease.workspace.to_string()];
-                return Err(self.violation(Promise::Complete, &what, &about));
-            }
+        if let Some((pilot, lease)) = self.truth.user_of(&(site, state.clone())) {
+            let what = format!("{state} is deleted while {lease} runs from it");
+            let mut about = self.names_of(pilot);
+            about.push(lease.workspace.to_string());
+            return Err(self.violation(Promise::Complete, &what, &about));
         }
         Ok(())
     }

@@ -71,11 +71,14 @@ impl World {
         ran: Span,
     ) -> Result<(), Box<Violation>> {
         self.summary.starts += 1;
-        let memory = self.pilots[pilot]
-            .orders
-            .get(&lease)
-            .map_or(256, |o| o.spec.resources.memory_mib);
+        let (site, order) = (
+            self.pilots[pilot].site,
+            self.pilots[pilot].orders.get(&lease),
+        );
+        let memory = order.map_or(256, |o| o.spec.resources.memory_mib);
+        let from = order.and_then(|o| o.state.as_ref());
         let guest = Guest {
+            from: from.map(|s| (site, s.id.clone())),
             ran,
             since: None,
             checkpoint: false,
@@ -392,7 +395,9 @@ impl World {
 
     /// True while a site's store takes nothing more.
     fn store_is_full(&mut self, site: usize) -> bool {
-        if self.sites[site].full_until <= self.now && self.fault(Fault::StoreFull, 5) {
+        let crowd = self.size.crowd;
+        if self.sites[site].full_until <= self.now && self.fault_of_one(Fault::StoreFull, 5, crowd)
+        {
             let how_long = self.chance.millis(10_000, 600_000);
             self.sites[site].full_until = self.now + how_long;
             self.tell(|| format!("the store of site {site} is full for {how_long}"));

@@ -395,7 +395,7 @@ impl World {
         let name = self.sites[site].config.name.clone();
         let pace = self.size.pace.max(1);
         if self.broker.records.is_paused(&name) && self.chance.happens(200 / pace, 100) {
-            let by = broker_core::Caller::Admin(super::users::owner(1));
+            let by = super::users::administrator();
             let event = BrokerEvent::Undrain { site: name, by };
             self.tell(|| format!("an administrator lets site {site} get pilots again"));
             let after = Span::from_millis(5);

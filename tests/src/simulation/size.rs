@@ -32,6 +32,10 @@ pub struct Size {
     pub burst: u64,
     /// How much faster than at a small site things happen at each.
     pub pace: u64,
+    /// How many times as many guests as at a small site share a store.
+    pub crowd: u64,
+    /// Users who ask for something. No user may have too much open at once.
+    pub owners: u32,
     /// How many different ids the sites' batch systems give to jobs before they begin anew.
     pub ids: u64,
 }
@@ -61,6 +65,8 @@ impl Size {
                 busy: 30 * usize::try_from(n).unwrap_or(1),
                 burst: 8 * n,
                 pace: n,
+                crowd: 1,
+                owners: 2,
                 ids: 200 * n,
             };
         }
@@ -81,6 +87,8 @@ impl Size {
             busy: 30 * usize::try_from(times).unwrap_or(1),
             burst: 8 * u64::from(times),
             pace,
+            owners: times,
+            crowd: u64::from((times / sites).max(1)) * 4,
             ids: 2000,
         }
     }

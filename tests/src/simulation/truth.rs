@@ -13,6 +13,8 @@ pub type PilotNumber = usize;
 /// A guest that exists on a node.
 #[derive(Clone, Debug)]
 pub struct Guest {
+    /// The state that it was started from, by site number and id: its disks' layers are there.
+    pub from: Option<(usize, StateId)>,
     /// Guest-running time before `since`.
     pub ran: Span,
     /// Executes since then; none while it stands still.
@@ -65,6 +67,8 @@ pub struct Truth {
     /// States that a pilot deleted when it was told to.
     pub discarded: BTreeSet<StateId>,
     alive: BTreeMap<WorkspaceId, u32>,
+    /// Guests that run from each state.
+    users: BTreeMap<(usize, StateId), u32>,
     /// Before all ids of workspaces.
     least: WorkspaceId,
 }
@@ -76,6 +80,7 @@ impl Default for Truth {
             states: BTreeMap::new(),
             discarded: BTreeSet::new(),
             alive: BTreeMap::new(),
+            users: BTreeMap::new(),
             least: WorkspaceId::new("0").expect("an id"),
         }
     }
@@ -84,16 +89,21 @@ impl Default for Truth {
 impl Truth {
     /// A hypervisor has started. Says how many guests of this workspace exist now.
     pub fn guest_appears(&mut self, pilot: PilotNumber, lease: LeaseKey, guest: Guest) -> u32 {
-        let count = self.alive.entry(lease.workspace.clone()).or_default();
-        if self.guests.insert((pilot, lease), guest).is_none() {
-            *count += 1;
+        let workspace = lease.workspace.clone();
+        if let Some(from) = &guest.from {
+            *self.users.entry(from.clone()).or_default() += 1;
         }
-        *count
+        match self.guests.insert((pilot, lease), guest) {
+            None => *self.alive.entry(workspace.clone()).or_default() += 1,
+            Some(before) => self.no_longer_uses(&before),
+        }
+        self.alive.get(&workspace).copied().unwrap_or_default()
     }
 
     /// A hypervisor is gone.
     pub fn guest_goes(&mut self, pilot: PilotNumber, lease: &LeaseKey) -> Option<Guest> {
         let gone = self.guests.remove(&(pilot, lease.clone()))?;
+        self.no_longer_uses(&gone);
         if let Some(count) = self.alive.get_mut(&lease.workspace) {
             *count -= 1;
             if *count == 0 {
@@ -101,6 +111,28 @@ impl Truth {
             }
         }
         Some(gone)
+    }
+
+    fn no_longer_uses(&mut self, guest: &Guest) {
+        let Some(from) = &guest.from else {
+            return;
+        };
+        if let Some(count) = self.users.get_mut(from) {
+            *count -= 1;
+            if *count == 0 {
+                self.users.remove(from);
+            }
+        }
+    }
+
+    /// A guest that runs from this state, and its pilot; none when no guest does.
+    pub fn user_of(&self, state: &(usize, StateId)) -> Option<(PilotNumber, &LeaseKey)> {
+        if !self.users.contains_key(state) {
+            return None;
+        }
+        let mut all = self.guests.iter();
+        let user = all.find(|(_, guest)| guest.from.as_ref() == Some(state));
+        user.map(|((pilot, lease), _)| (*pilot, lease))
     }
 
     /// All guests of a pilot.

@@ -27,14 +27,19 @@ pub struct Users {
     tries: u32,
 }
 
-/// Who asks for everything here.
-pub fn owner(number: u32) -> UserName {
-    UserName::new(if number.is_multiple_of(3) {
-        "ada"
-    } else {
-        "bob"
-    })
-    .expect("a user name")
+/// Who asks for the request with this number, where there are so many users.
+pub fn owner(number: u32, of: u32) -> UserName {
+    let name = match (of, number % of.max(1)) {
+        (..=2, _) if number.is_multiple_of(3) => "ada".to_owned(),
+        (..=2, _) => "bob".to_owned(),
+        (_, n) => format!("user-{n}"),
+    };
+    UserName::new(&name).expect("a user name")
+}
+
+/// Who may touch what others asked for.
+pub fn administrator() -> Caller {
+    Caller::Admin(owner(1, 2))
 }
 
 fn spec(world: &mut World) -> WorkspaceSpec {
@@ -128,7 +133,7 @@ impl World {
         let id = format!("ws-{number}-{}", self.users.tries);
         let event = broker_core::Event::Submit {
             id: WorkspaceId::new(&id).expect("a workspace id"),
-            owner: owner(number),
+            owner: owner(number, self.size.owners),
             key: IdempotencyKey::new(&format!("key-{number}")).ok(),
             spec: Box::new(spec),
         };
@@ -176,7 +181,7 @@ impl World {
         let Some(id) = self.users.open.iter().nth(nth).cloned() else {
             return;
         };
-        let by = Caller::Admin(owner(1));
+        let by = administrator();
         let event = match self.chance.between(0, 4) {
             0 => broker_core::Event::Cancel { id: id.clone(), by },
             1 => broker_core::Event::Suspend { id: id.clone(), by },
@@ -187,7 +192,7 @@ impl World {
         // Whoever suspends or pauses lets it go on again some time.
         let resume = broker_core::Event::Resume {
             id,
-            by: Caller::Admin(owner(1)),
+            by: administrator(),
         };
         let later = self.chance.millis(60_000, 3_000_000);
         self.plan(

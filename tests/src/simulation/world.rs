@@ -1,6 +1,6 @@
 //! The world: all machines, and the one queue of things to come.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 
 use broker_core::CancelScope;
@@ -145,10 +145,36 @@ pub struct World {
     pub(super) actual: Vec<u64>,
     /// Its budget in thousandths of the actual time, where the pilot had measured before.
     pub(super) learned: Vec<u64>,
-    queue: BinaryHeap<Reverse<(Timestamp, u64)>>,
-    coming: BTreeMap<u64, Coming>,
+    queue: BinaryHeap<Reverse<Turn>>,
     next: u64,
 }
+
+/// Something to come, when, and in which order of those that come at the same moment.
+struct Turn {
+    at: Timestamp,
+    number: u64,
+    what: Coming,
+}
+
+impl Ord for Turn {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+impl PartialOrd for Turn {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Turn {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Turn {}
 
 impl World {
     /// A world in which nothing has happened.
@@ -173,7 +199,6 @@ impl World {
             actual: Vec::new(),
             learned: Vec::new(),
             queue: BinaryHeap::new(),
-            coming: BTreeMap::new(),
             next: 0,
         };
         world.plan(Span::ZERO, Coming::BrokerStarts);
@@ -201,14 +226,11 @@ impl World {
                 self.check_nodes()?;
                 look_at = self.now + LOOK;
             }
-            let Some(Reverse((at, number))) = self.queue.pop() else {
+            let Some(Reverse(turn)) = self.queue.pop() else {
                 let what = "nothing is to come, and requests are open";
                 return Err(self.violation(Promise::Ends, what, &[]));
             };
-            let Some(coming) = self.coming.remove(&number) else {
-                continue;
-            };
-            self.now = self.now.max(at);
+            self.now = self.now.max(turn.at);
             if self.now.since(BEGIN) > self.patience() {
                 let open = self.open_requests();
                 let what = format!(
@@ -221,7 +243,7 @@ impl World {
                 return Err(self.violation(Promise::Ends, &what, about));
             }
             self.summary.steps += 1;
-            self.happen(coming)?;
+            self.happen(turn.what)?;
         }
         self.check_end()?;
         self.summary.virtual_s = self.now.since(BEGIN).as_millis() / 1000;
@@ -275,8 +297,11 @@ impl World {
     pub(super) fn plan(&mut self, after: Span, coming: Coming) {
         let number = self.next;
         self.next += 1;
-        self.queue.push(Reverse((self.now + after, number)));
-        self.coming.insert(number, coming);
+        self.queue.push(Reverse(Turn {
+            at: self.now + after,
+            number,
+            what: coming,
+        }));
     }
 
     /// Adds to the story.
@@ -286,8 +311,14 @@ impl World {
 
     /// Whether a fault happens now: `per_mille` times in a thousand, scaled by the options.
     pub(super) fn fault(&mut self, fault: Fault, per_mille: u64) -> bool {
-        let happens =
-            self.options.faults > 0 && self.chance.happens(per_mille, self.options.faults);
+        self.fault_of_one(fault, per_mille, 1)
+    }
+
+    /// The same for what so many share: it happens to all of them at once, so that much rarer when
+    /// each is asked.
+    pub(super) fn fault_of_one(&mut self, fault: Fault, per_mille: u64, of: u64) -> bool {
+        let happens = self.options.faults > 0
+            && (self.chance).happens_among(per_mille, self.options.faults, of);
         if happens {
             self.summary.faults.count(fault);
         }

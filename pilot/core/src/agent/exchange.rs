@@ -353,7 +353,7 @@ impl Agent {
                 phase: if farewell {
                     PilotPhase::Leaving
                 } else {
-                    self.phase()
+                    self.phase_by(&plan)
                 },
                 useful: self.useful(&plan),
             },

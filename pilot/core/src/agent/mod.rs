@@ -244,18 +244,22 @@ impl Agent {
 
     /// Where the pilot is, as it tells the broker.
     pub fn phase(&self) -> PilotPhase {
+        self.phase_by(&self.plan())
+    }
+
+    /// The same, by a plan that was made already.
+    fn phase_by(&self, plan: &Plan) -> PilotPhase {
         match &self.life {
             Life::Leaving { .. } | Life::CleaningUp | Life::Gone => PilotPhase::Leaving,
             Life::New | Life::Registering { .. } => PilotPhase::Open,
             Life::Serving => {
-                let plan = self.plan();
                 let begin = |l: &Lease| plan.begin.get(&l.key);
                 let begun = |l: &Lease| {
                     l.is_alive() && (l.due || begin(l).is_some_and(|b| *b <= self.now.mono))
                 };
                 if self.eviction.is_some() || self.leases.values().any(begun) {
                     PilotPhase::Evicting
-                } else if self.useful(&plan).is_zero() {
+                } else if self.useful(plan).is_zero() {
                     PilotPhase::Closing
                 } else {
                     PilotPhase::Open
