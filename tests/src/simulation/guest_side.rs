@@ -83,6 +83,7 @@ impl World {
             since: None,
             checkpoint: false,
             flushed: None,
+            writing: 0,
             bytes: self.chance.between(60, memory.max(61)) << 20,
             up: None,
             unowned: None,
@@ -170,6 +171,7 @@ impl World {
         let turn = self.turn(pilot, &lease);
         if let Some(guest) = self.truth.guests.get_mut(&(pilot, lease.clone())) {
             guest.checkpoint = goes_on;
+            guest.writing = guest.left_at(self.now);
         }
         let bytes = here.map_or(0, |g| g.left_at(self.now));
         let site = self.pilots[pilot].site;

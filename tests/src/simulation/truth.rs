@@ -23,6 +23,9 @@ pub struct Guest {
     pub checkpoint: bool,
     /// What a suspend of it writes when nothing is in the store.
     pub bytes: u64,
+    /// What the last suspend or checkpoint of it has to write, whatever a flush that was under way
+    /// would have saved.
+    pub writing: u64,
     /// From when on its memory is in the store but for what it has written since.
     pub flushed: Option<Timestamp>,
     /// When it first executed here.
