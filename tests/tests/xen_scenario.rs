@@ -10,10 +10,12 @@ use pilot_submit::client::WorkspaceAction;
 use protocol::ids::{EventSeq, WorkspaceId};
 use protocol::workspace::WorkspaceState;
 
+/// The broker learns what a suspend costs there, and asks for a notice that it fits into: on a busy
+/// machine 48 s for 96 MiB.
 fn setup(site: &XenSite) -> Setup {
     Setup {
-        walltime: "150s",
-        notice: "30s",
+        walltime: "170s",
+        notice: "120s",
         idle_limit: "4s",
         lease_ttl: "30s",
         ..site.setup(Guests::Xen, 0)
@@ -97,12 +99,12 @@ async fn a_killed_pilot_leaves_no_domain() -> Result<()> {
     let site = XenSite::start(&Binaries::find()?, Some(&guest), 1)?;
     let guest = site.guest.clone().context("no guest")?;
     let it = Installation::start_with(&setup(&site), site.binaries.clone()).await?;
-    let spec = requests::counter_on_xen(&guest, "killed", 96, 8);
+    let spec = requests::counter_on_xen(&guest, "killed", 96, 45);
     let id = it.queue(&spec, "k1").await?;
     counts_to(&it, &id, 3).await?;
     let host = &site.hosts[0];
     let first = host.administer(&["xl", "list", "-v"])?;
-    ensure!(host.domains()?.len() == 1, "{first}");
+    ensure!(first.lines().count() == 3, "{first}");
     let kill = "for c in /proc/[0-9]*/cmdline; do \
         case $(tr '\\0' ' ' <$c 2>/dev/null) in \"$1 run --slot \"*) p=${c%/cmdline}; kill -KILL ${p#/proc/};; esac; \
         done";

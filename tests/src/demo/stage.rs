@@ -66,8 +66,8 @@ impl Stage {
                 watch.say("site", "boots a Xen host, under software emulation");
                 let site = XenSite::start(binaries, Some(guest), 1)?;
                 let setup = Setup {
-                    walltime: "120s",
-                    notice: "30s",
+                    walltime: "170s",
+                    notice: "120s",
                     lease_ttl: "30s",
                     ..site.setup(Guests::Xen, 0)
                 };
@@ -75,9 +75,9 @@ impl Stage {
                     setup,
                     binaries: site.binaries.clone(),
                     told: "a broker, and a batch system whose one node is the host's dom0; pilots \
-                           get 120 s, and 30 s from SIGTERM to SIGKILL",
-                    notice: Duration::from_secs(30),
-                    long: 110,
+                           get 170 s, and 120 s from SIGTERM to SIGKILL",
+                    notice: Duration::from_secs(120),
+                    long: 160,
                     short: 22,
                     guest: site.guest.clone().context("the host has no guest")?,
                     site: Some(site),
