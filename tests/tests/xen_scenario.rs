@@ -64,6 +64,11 @@ async fn a_guest_counts_on_over_a_preemption_and_the_end_of_a_slot() -> Result<(
         "{first:?}"
     );
     goes_on(&it, &id).await?;
+    // A whole slot goes by.
+    until("the second suspend", PATIENCE * 3, async || {
+        Ok((it.show(&id).await?.suspends >= 2).then_some(()))
+    })
+    .await?;
     let second = it.sees(&id, "guest_suspended", first.seq).await?;
     ensure!(second.text.contains("the slot ends"), "{second:?}");
     goes_on(&it, &id).await?;
