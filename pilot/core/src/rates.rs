@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use protocol::messages::{CostReport, KnownCosts, Rate};
 use protocol::notice;
-use protocol::suspend_cost::{CostModel, Sample, Samples, mean_and_sigma};
+use protocol::suspend_cost::{CostModel, ENOUGH, Sample, Samples, mean_and_sigma};
 use protocol::time::Span;
 
 pub use protocol::suspend_cost::SuspendCost;
@@ -92,7 +92,8 @@ impl Rates {
 
     /// What a suspend of `bytes` is likely to take. The less was measured, the longer is what is
     /// expected, which is right for when to begin. But a guest that has to go all the same is not
-    /// given up as long as the middle one of the rates that were really measured here would do.
+    /// given up as long as the middle one of the rates that were really measured here would do; a
+    /// few may have met a bad moment of the disk.
     pub fn likely(&self, bytes: u64) -> Span {
         let rate = self.middle.unwrap_or(notice::ASSUMED_RATE);
         let takes = notice::SUSPEND_FIXED + Span::from_secs_f64(as_f64(bytes) / rate);
@@ -105,7 +106,11 @@ impl Rates {
             .map(|s| as_f64(s.bytes) / s.took.as_secs_f64())
             .collect();
         rates.sort_by(f64::total_cmp);
-        let middle = rates.get(rates.len() / 2).copied();
+        let least = match rates.len() {
+            ENOUGH.. => 0.0,
+            _ => notice::ASSUMED_RATE,
+        };
+        let middle = rates.get(rates.len() / 2).map(|rate| rate.max(least));
         self.middle = middle.filter(|_| !self.are_others);
     }
 
@@ -127,7 +132,6 @@ fn as_f64(bytes: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::settings::Settings;
-    use protocol::suspend_cost::ENOUGH;
 
     fn ms(n: u64) -> Span {
         Span::from_millis(n)
@@ -188,6 +192,20 @@ mod tests {
         rates.learn(31, ms(28));
         rates.learn(0, Span::ZERO);
         assert_eq!(rates.measured().unwrap().count, 62);
+    }
+
+    /// What is given up is lost; what is tried in vain too, and no more.
+    #[test]
+    fn one_bad_moment_of_a_disk_gives_no_guest_up() {
+        let mut rates = Rates::default();
+        let bytes = 400_000_000;
+        for _ in 0..ENOUGH - 1 {
+            rates.learn(bytes, ms(400_000));
+            assert!(rates.likely(bytes) <= ms(2100), "{}", rates.likely(bytes));
+            assert!(rates.cost(bytes).budget > ms(400_000));
+        }
+        rates.learn(bytes, ms(400_000));
+        assert!(rates.likely(bytes) >= ms(390_000), "it is so slow");
     }
 
     /// Nodes may have disks of their own: few others make nobody bold, and the first own word counts.
