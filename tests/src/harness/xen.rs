@@ -40,7 +40,7 @@ cut -d ' ' -f 2 /proc/self/mounts | sed 's/^/mount /'
 xl list -v | awk 'NR > 1 { print "domain " $1 " " $2 }'
 losetup -a | sed 's/^/loop device /'
 xenstore-ls -f /local/domain/0/backend 2>/dev/null | awk -F ' = ' '$1 ~ /\/state$/ { print "backend " $1 }'
-find /run/workspace-pilot -type f 2>/dev/null | sed 's/^/registry /'
+find /run/workspace-pilot -type f ! -name '.*' 2>/dev/null | sed 's/^/registry /'
 ps -eo args | awk '/^xl |^[^ ]*xen-helper|^sudo / { print "process " $0 }'
 "#;
 
