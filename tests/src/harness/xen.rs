@@ -30,7 +30,8 @@ const LOOK: &str = r#"
 for process in /proc/[0-9]*; do
   command=$(tr '\0' ' ' <"$process/cmdline") || continue
   case "$command $(tr '\0' ' ' <"$process/environ") $(readlink "$process/cwd")" in
-    *"$1"*) [ "${process#/proc/}" = $$ ] || echo "process ${process#/proc/}: $command" ;;
+    *lab-look*) ;; # this look itself
+    *"$1"*) echo "process ${process#/proc/}: $command" ;;
   esac
 done 2>/dev/null
 find "$1" -mindepth 1 2>/dev/null | sed 's/^/path /'
@@ -39,8 +40,8 @@ cut -d ' ' -f 2 /proc/self/mounts | sed 's/^/mount /'
 xl list -v | awk 'NR > 1 { print "domain " $1 " " $2 }'
 losetup -a | sed 's/^/loop device /'
 xenstore-ls -f /local/domain/0/backend 2>/dev/null | awk -F ' = ' '$1 ~ /\/state$/ { print "backend " $1 }'
-find /run/workspace-pilot -type f 2>/dev/null | sed 's/^/registry /'
-ps -eo args | awk '/^xl |xen-helper/ { print "process " $0 }'
+find /run/workspace-pilot -type f ! -name '.*' 2>/dev/null | sed 's/^/registry /'
+ps -eo args | awk '/^xl |^[^ ]*xen-helper|^sudo / { print "process " $0 }'
 "#;
 
 /// A running dom0. Dropped, all of it has ended.
@@ -110,7 +111,7 @@ impl XenHost {
     /// # Errors
     /// It does not answer.
     pub fn look(&self) -> Result<BTreeSet<String>> {
-        let said = self.administer(&["sh", "-c", LOOK, "look", SCRATCH])?;
+        let said = self.administer(&["sh", "-c", LOOK, "lab-look", SCRATCH])?;
         Ok(said.lines().map(|line| line.trim().to_owned()).collect())
     }
 
