@@ -18,6 +18,8 @@ pub struct Part {
     pub what: &'static str,
     /// How it is done.
     work: Work,
+    /// Only when it is named.
+    pub on_request: bool,
 }
 
 /// How a part is done.
@@ -35,13 +37,28 @@ impl Part {
         what: &'static str,
         run: fn(&Workshop, &mut Log) -> Result<Tally>,
     ) -> Self {
-        let work = Work::Own(run);
-        Self { name, what, work }
+        Self {
+            name,
+            what,
+            work: Work::Own(run),
+            on_request: false,
+        }
     }
 
     const fn tests(name: &'static str, what: &'static str, kind: Kind) -> Self {
-        let work = Work::Tests(kind);
-        Self { name, what, work }
+        Self {
+            name,
+            what,
+            work: Work::Tests(kind),
+            on_request: false,
+        }
+    }
+
+    const fn on_request(self) -> Self {
+        Self {
+            on_request: true,
+            ..self
+        }
     }
 
     /// Does it. An error counts as one failure.
@@ -140,9 +157,10 @@ pub const PARTS: &[Part] = &[
     ),
     Part::own(
         "xen",
-        "real guests in a real Xen dom0: the driver, the demo's scenario, SIGKILL",
+        "real guests in a real Xen dom0: the driver, the demo's scenario, SIGKILL; only when named",
         xen::run,
-    ),
+    )
+    .on_request(),
     Part::tests(
         "e2e",
         "real broker, simulated LRM, real pilots, SIGKILL at any moment",

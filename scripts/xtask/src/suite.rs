@@ -26,10 +26,10 @@ pub fn list() -> String {
     text
 }
 
-/// Runs the named parts, or all; `false` if anything failed.
+/// Runs the named parts, or all that need no naming; `false` if anything failed.
 pub fn run(workshop: &Workshop, names: &[String]) -> Result<bool> {
     let parts: Vec<&Part> = if names.is_empty() {
-        PARTS.iter().collect()
+        PARTS.iter().filter(|part| !part.on_request).collect()
     } else {
         names.iter().map(|name| find(name)).collect::<Result<_>>()?
     };
