@@ -46,8 +46,10 @@ const BEYOND_WORST: f64 = 1.1;
 const BEYOND_ODD: f64 = 1.3;
 /// A budget exceeds its estimate by this at least: clocks and schedulers are no better.
 const LEAST_SPARE: f64 = 0.05;
-/// Sizes tell the fixed part from the rate when the largest is so many times the smallest.
+/// Sizes tell the fixed part from the rate when the large ones are so many times the small ones.
 const APART: f64 = 4.0;
+/// So many large and so many small ones make that sure: one alone may have been an odd suspend.
+const EITHER: usize = 3;
 /// The shortest suspend may have been so much shorter than it should have been.
 const LEAST_RATIO: f64 = 0.57;
 /// How many fixed parts are tried, from none to what the shortest suspend allows.
@@ -230,10 +232,18 @@ impl CostModel {
                 budget: line(small_budget, careful, rate / 2.0),
             };
         };
+        let mut slowness = per_byte * factor;
+        if small.is_empty() && !are_apart(&large, EITHER) {
+            // An odd suspend may have made too much of the fixed part, and too little of the bytes.
+            let plain = moving(&large, assumed);
+            slowness = plain.map_or(slowness, |(per_byte, factor)| {
+                slowness.max(per_byte * factor)
+            });
+        }
         let mut budget = line(
             small_budget,
             Span::from_secs_f64(fixed * factor),
-            1.0 / (per_byte * factor),
+            1.0 / slowness,
         );
         if small_budget.is_none() {
             // What is smaller than all of them takes no longer than the smallest.
@@ -326,12 +336,7 @@ fn spread(times: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
 /// The fixed part by large samples: that with which the ratios of times to estimates differ least.
 /// None when there are too few, or when the sizes are so alike that it makes no difference.
 fn fixed_of(large: &[(f64, f64)]) -> Option<f64> {
-    let sizes = || large.iter().map(|(b, _)| *b);
-    let (smallest, largest) = (
-        sizes().fold(f64::INFINITY, f64::min),
-        sizes().fold(0.0, f64::max),
-    );
-    if large.len() < ENOUGH || largest < APART * smallest {
+    if large.len() < ENOUGH || !are_apart(large, 1) {
         return None;
     }
     let least = large.iter().map(|(_, t)| *t).fold(f64::INFINITY, f64::min);
@@ -347,6 +352,17 @@ fn fixed_of(large: &[(f64, f64)]) -> Option<f64> {
     let tried = tried.map(|fixed| (off(fixed), fixed));
     let (least_off, best) = tried.min_by(|a, b| a.0.total_cmp(&b.0))?;
     (least_off < off(assumed) * BETTER).then_some(best)
+}
+
+/// True when so many small ones and so many large ones are far enough apart.
+fn are_apart(large: &[(f64, f64)], either: usize) -> bool {
+    let mut sizes: Vec<f64> = large.iter().map(|(b, _)| *b).collect();
+    sizes.sort_by(f64::total_cmp);
+    let small = sizes.get(either - 1);
+    let of_large = sizes.len().checked_sub(either).and_then(|n| sizes.get(n));
+    small
+        .zip(of_large)
+        .is_some_and(|(small, of_large)| *of_large >= APART * small)
 }
 
 /// Mean and standard deviation, 0 for less than two.
@@ -460,6 +476,16 @@ mod tests {
         assert!((model.expected.rate - 5e8).abs() < 1e7, "{model:?}");
         let small = model.cost(16_000_000).budget;
         assert!((ms(740)..ms(900)).contains(&small), "{small}, {model:?}");
+    }
+
+    /// Of one suspend that was slow for its size nothing is concluded for much larger ones. The samples
+    /// are those of the simulation (8 slots, 40 requests, seed 1189).
+    #[test]
+    fn one_odd_size_tells_no_fixed_part() {
+        let mut samples = vec![(54_919_168, 360); 10];
+        samples.extend([(48_103_424, 336), (62_783_488, 447), (13_893_632, 329)]);
+        let cost = of(&samples).cost(480_000_000);
+        assert!(cost.budget >= ms(3000), "{cost:?}");
     }
 
     #[test]
