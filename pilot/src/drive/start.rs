@@ -77,14 +77,8 @@ pub(super) async fn start(
 ) -> Result<Started, RunError> {
     // The only failure is that there is a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = BrokerClient::new(&slot.broker).map_err(|source| RunError::Access { source })?;
-    // The store is the site's and stays. The other directories must be there: what is made before
-    // the journal is there could not be undone.
-    fs::create_dir_all(&paths.store).map_err(|source| RunError::Directory {
-        what: "the store",
-        path: paths.store.clone(),
-        source,
-    })?;
+    // The directories must be there: what is made before the journal is there could not be undone.
+    // And what can fail comes after it: then the slot goes, with the file that the job's script wrote.
     sweep(&paths.node_state);
     let claim = Claim {
         submit_key: &slot.submit_key,
@@ -106,7 +100,7 @@ pub(super) async fn start(
             return Err(RunError::Warden { source });
         }
     };
-    match equip(slot, &journal, trampoline, settings, client, events).await {
+    match equip(slot, &journal, trampoline, settings, events).await {
         Ok((agent, effects)) => Ok(Started {
             agent,
             effects,
@@ -133,9 +127,16 @@ async fn equip(
     journal: &Journal,
     trampoline: Trampoline,
     settings: Settings,
-    client: BrokerClient,
     events: UnboundedSender<Event>,
 ) -> Result<(Agent, Effects), RunError> {
+    let client = BrokerClient::new(&slot.broker).map_err(|source| RunError::Access { source })?;
+    // The store is the site's and stays.
+    let store = &journal.holder().store;
+    fs::create_dir_all(store).map_err(|source| RunError::Directory {
+        what: "the store",
+        path: store.clone(),
+        source,
+    })?;
     let boot = PilotBoot::new(&uuid::Uuid::new_v4().simple().to_string()).map_err(|e| {
         RunError::Runtime {
             source: std::io::Error::other(e),

@@ -318,6 +318,20 @@ fn what_is_wrong_with_the_slot_is_said_and_nothing_is_left() {
     }
 }
 
+/// The job's script has made the slot's directory, with the slot file in it, before the pilot began.
+#[test]
+fn a_pilot_that_cannot_speak_to_its_broker_removes_what_its_job_has_made() {
+    let broker = FakeBroker::start();
+    let slot = Slot::new(&broker, 600);
+    slot.write_file(&slot.file_text().replace("/token\"", "/no-token\""));
+    fs::create_dir(slot.scratch()).unwrap();
+    fs::write(slot.scratch().join("slot.toml"), slot.file_text()).unwrap();
+    let mut pilot = slot.start();
+    assert_eq!(pilot.wait(), exit::USAGE, "{}", pilot.stderr());
+    assert!(pilot.stderr().contains("no-token"), "{}", pilot.stderr());
+    eventually("the slot is gone", || slot.is_empty());
+}
+
 /// A hypervisor that does not say its version, but what is there when it is asked.
 #[test]
 fn the_warden_is_there_before_anything_is_started_or_made() {
