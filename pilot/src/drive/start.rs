@@ -77,8 +77,14 @@ pub(super) async fn start(
 ) -> Result<Started, RunError> {
     // The only failure is that there is a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // The directories must be there: what is made before the journal is there could not be undone.
-    // And what can fail comes after it: then the slot goes, with the file that the job's script wrote.
+    // The store is the site's and stays. The other directories must be there: what is made before
+    // the journal is there could not be undone. What can fail comes after it, as far as it can: then
+    // the slot goes, with the file that the job's script wrote.
+    fs::create_dir_all(&paths.store).map_err(|source| RunError::Directory {
+        what: "the store",
+        path: paths.store.clone(),
+        source,
+    })?;
     sweep(&paths.node_state);
     let claim = Claim {
         submit_key: &slot.submit_key,
@@ -130,13 +136,6 @@ async fn equip(
     events: UnboundedSender<Event>,
 ) -> Result<(Agent, Effects), RunError> {
     let client = BrokerClient::new(&slot.broker).map_err(|source| RunError::Access { source })?;
-    // The store is the site's and stays.
-    let store = &journal.holder().store;
-    fs::create_dir_all(store).map_err(|source| RunError::Directory {
-        what: "the store",
-        path: store.clone(),
-        source,
-    })?;
     let boot = PilotBoot::new(&uuid::Uuid::new_v4().simple().to_string()).map_err(|e| {
         RunError::Runtime {
             source: std::io::Error::other(e),
