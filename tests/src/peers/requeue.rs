@@ -1,6 +1,6 @@
 //! The batch system starts a job again under the same id.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pilot_submit::client::PageRequest;
 use protocol::ids::EventSeq;
 use protocol::time::Span;
@@ -79,11 +79,12 @@ pub async fn a_job_that_may_not_does_not_start_again(peer: &Peer) -> Result<()> 
 /// It does not.
 pub async fn starts_again(peer: &Peer, job: &PeerJob) -> Result<()> {
     let mut hurried = false;
-    until("the job to start again", PATIENCE, async || {
+    // A busy machine may need more than one try to start it.
+    let started = until("the job to start again", PATIENCE, async || {
         let jobs = peer.jobs()?;
         let now = jobs.into_iter().find(|j| j.id == job.id);
         match now {
-            Some(j) if j.stage == Stage::Runs && j.restarts == 1 => return Ok(Some(())),
+            Some(j) if j.stage == Stage::Runs && j.restarts > 0 => return Ok(Some(())),
             Some(j) if j.stage == Stage::Waits && !hurried => {
                 hurried = peer.hurry(job)?;
             }
@@ -91,7 +92,8 @@ pub async fn starts_again(peer: &Peer, job: &PeerJob) -> Result<()> {
         }
         Ok(None)
     })
-    .await
+    .await;
+    started.with_context(|| format!("jobs: {:#?}\n{}", peer.jobs(), peer.log()))
 }
 
 async fn incarnation(it: &Installation, job: &PeerJob) -> Result<String> {
