@@ -372,8 +372,11 @@ impl Broker {
         match outcome {
             EndOutcome::Finished { reason } if fresh => self.finished(now, id, run, reason),
             EndOutcome::Suspended { state, reason } => {
+                // A report that comes again, when the next guest may run from that state already.
+                let runs_from = (self.tables.leases.get(id)).and_then(|l| l.resumed_from.as_ref());
                 if !is_own_state(&state, id, generation, &site)
                     || w.saved.as_ref().is_some_and(|s| s.id == state.id)
+                    || runs_from == Some(&state.id)
                 {
                     return;
                 }

@@ -211,6 +211,26 @@ fn a_late_word_of_the_state_that_is_in_use_does_not_cost_it() {
     assert!(w.states.contains_key(&name("ws-1.g1.c1")));
 }
 
+/// Its answer was lost, and meanwhile the next guest runs from it and has a checkpoint of its own.
+#[test]
+fn a_suspend_that_is_told_again_does_not_cost_the_state_that_is_in_use() {
+    let mut w = one_site();
+    let (id, old) = running(&mut w, checkpointed());
+    w.pass(secs(30));
+    w.evict(old, ReasonCode::Preempted);
+    let told = w.request(old);
+    w.deliver(told);
+    assert_eq!(saved(&w, &id).as_deref(), Some("ws-1.g1"));
+    let (new, from) = again(&mut w, &id);
+    assert_eq!(from.as_deref(), Some("ws-1.g1"));
+    checkpoint_after(&mut w, new, &id, 30);
+    assert_eq!(saved(&w, &id).as_deref(), Some("ws-1.g2.c1"));
+    let told_again = w.request(old);
+    w.deliver(told_again);
+    assert!(discards(&w).is_empty(), "{:?}", discards(&w));
+    assert!(w.states.contains_key(&name("ws-1.g1")));
+}
+
 #[test]
 fn a_suspend_after_all_of_a_lost_pilot_is_better_than_its_checkpoint() {
     let mut w = one_site();
