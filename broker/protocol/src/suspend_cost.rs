@@ -18,6 +18,9 @@
 //! * mean + 2 sigma of the times, in parts of the estimate;
 //! * the worst of the kept samples and a bit: what a disk has done once it may do again.
 //!
+//! Where fewer than three small or large ones tell the fixed part from the rate, the rate is taken no
+//! better than without that: one odd suspend must not make the budget of a much larger one too short.
+//!
 //! The small ones' spread is the fixed part's own, as syncs vary by more than bytes do. With fewer
 //! samples the care of [`notice`] stays: twice a pessimistic rate, and a fixed slack. A small suspend
 //! is never given less than that care, but no more than the smallest large one, until small ones are known.
