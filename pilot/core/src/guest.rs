@@ -98,8 +98,6 @@ pub enum Stage {
     Suspending {
         /// Why.
         reason: Reason,
-        /// If it has not ended then, it is discarded and the guest killed.
-        abort_at: Mono,
         /// It was paused before.
         was_paused: bool,
     },

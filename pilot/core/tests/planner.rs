@@ -256,3 +256,55 @@ fn when_time_is_short_the_guest_with_most_to_lose_is_saved() {
         "both fit: the test shows nothing\n{w}"
     );
 }
+
+/// 3 GiB at 30 MB/s: longer than a lease of 60 s.
+fn slow_and_large() -> (World, LeaseKey) {
+    let mut w = World::new(Rules {
+        end: 1200,
+        notice: 300,
+        rate: 30_000_000,
+        known: (0..8)
+            .map(|_| Sample {
+                bytes: 3 << 30,
+                took: Span::from_secs((3 << 30) / 30_000_000),
+            })
+            .collect(),
+        ..Rules::default()
+    });
+    let key = w.grant("ws", spec(3072, 3600));
+    running(&mut w, &key);
+    (w, key)
+}
+
+#[test]
+fn a_suspend_may_take_longer_than_a_lease_as_long_as_the_broker_extends_it() {
+    let (mut w, key) = slow_and_large();
+    w.signal(Signal::Term);
+    w.run_to_end();
+    assert!(is_suspended(&w, &key), "{w}");
+    assert!(number(&w, &key, "actual_ms") > 60_000, "{w}");
+}
+
+#[test]
+fn a_suspend_that_outlasts_its_lease_is_ended_by_the_fence() {
+    let (mut w, key) = slow_and_large();
+    w.signal(Signal::Term);
+    w.run(5);
+    w.deaf_until = w.now + 120_000;
+    w.run_to_end();
+    assert_eq!(w.evicted[&key]["means"].as_str(), Some("kill"), "{w}");
+    assert!(number(&w, &key, "actual_ms") < 90_000, "{w}");
+    assert!(w.states.is_empty(), "{w}");
+}
+
+/// There is no time for a suspend before the fence: until then the broker may come back.
+#[test]
+fn a_guest_without_a_word_from_the_broker_is_not_given_up_before_its_lease_is_over() {
+    for (away, lives) in [(25, true), (100, false)] {
+        let (mut w, key) = slow_and_large();
+        w.deaf_until = w.now + away * 1000;
+        w.run(120);
+        let running = w.phase_of(&key) == Some(LeasePhase::Running);
+        assert_eq!(running, lives, "away for {away} s: {w}");
+    }
+}

@@ -85,13 +85,7 @@ impl Agent {
     }
 
     /// A guest whose checkpoint is being made: does it have to make way?
-    pub(super) fn settle_checkpoint(
-        &mut self,
-        lease: &mut Lease,
-        want: Want,
-        plan: &Plan,
-        hard: Mono,
-    ) {
+    pub(super) fn settle_checkpoint(&mut self, lease: &mut Lease, want: Want, plan: &Plan) {
         let now = self.now.mono;
         let Stage::Checkpointing {
             expected,
@@ -104,7 +98,7 @@ impl Agent {
         };
         let evicting = self.eviction.is_some() || plan.begin.values().any(|begin| now >= *begin);
         // Everybody's suspends come after it.
-        let fits = (*expected).max(now) + plan.budget <= hard;
+        let fits = (*expected).max(now) + plan.budget <= plan.last_kill;
         let in_the_way = match want {
             Want::Run | Want::Pause | Want::Suspend { urgent: false, .. } => evicting && !fits,
             Want::Suspend { urgent: true, .. } => !fits,

@@ -11,17 +11,19 @@ use crate::guest_words::Words;
 
 impl Agent {
     /// Begins a suspend when its turn has come; when it can't be ended in time any more and the
-    /// guest has to go, the next rungs of the ladder.
+    /// guest has to go, the next rungs of the ladder. The time is the slot's: a suspend that
+    /// takes longer than the rest of the lease is what the lease is extended for, and the fence
+    /// ends it if it is not.
     pub(super) fn suspend(
         &mut self,
         lease: &mut Lease,
         plan: &Plan,
-        abort_at: Mono,
         reason: Reason,
         urgent: bool,
         writing: &mut usize,
     ) {
         let now = self.now.mono;
+        let abort_at = plan.last_kill;
         let left = abort_at.since(now);
         let cost = plan.cost.get(&lease.key).copied().unwrap_or_default();
         let takes = self.rates.likely(lease.bytes_bound());
@@ -69,11 +71,7 @@ impl Agent {
         if !was_paused {
             lease.talk.still_since = Some(now);
         }
-        let stage = Stage::Suspending {
-            reason,
-            abort_at,
-            was_paused,
-        };
+        let stage = Stage::Suspending { reason, was_paused };
         lease.enter(now, stage);
         let data = serde_json::json!({
             "expected_ms": cost.expected.as_millis(),

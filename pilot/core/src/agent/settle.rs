@@ -228,7 +228,7 @@ impl Agent {
                     }
                 }
                 Want::Suspend { reason, urgent } => {
-                    self.suspend(lease, plan, hard, reason, urgent, writing);
+                    self.suspend(lease, plan, reason, urgent, writing);
                 }
                 Want::Stop { reason, why } => self.stop(lease, hard, stopped(reason, why)),
                 Want::Kill { reason, .. } => self.kill(lease, EndOutcome::Killed { reason }),
@@ -243,15 +243,14 @@ impl Agent {
                 }
                 Want::Pause => {}
                 Want::Suspend { reason, urgent } => {
-                    self.suspend(lease, plan, hard, reason, urgent, writing);
+                    self.suspend(lease, plan, reason, urgent, writing);
                 }
                 // A guest that stands still hears no ACPI.
                 Want::Stop { reason, why } => self.kill(lease, stopped(reason, why)),
                 Want::Kill { reason, .. } => self.kill(lease, EndOutcome::Killed { reason }),
             },
-            Stage::Checkpointing { .. } => self.settle_checkpoint(lease, want, plan, hard),
-            Stage::Suspending { abort_at, .. } => {
-                *abort_at = hard;
+            Stage::Checkpointing { .. } => self.settle_checkpoint(lease, want, plan),
+            Stage::Suspending { .. } => {
                 let reason = match want {
                     Want::Kill { reason, late: true } => Reason::new(
                         ReasonCode::SuspendTooSlow,
@@ -333,9 +332,8 @@ impl Agent {
         times.extend(self.flush_at(lease, plan));
         if let Some(cost) = plan.cost.get(&lease.key) {
             // The last moment at which a suspend that waits for its turn may begin.
-            let hard = plan.last_kill.min(fence.kill_at);
             let takes = self.rates.likely(lease.bytes_bound()).min(cost.expected);
-            times.push(hard.before(takes) + Span::from_millis(1));
+            times.push(plan.last_kill.before(takes) + Span::from_millis(1));
         }
         match &lease.stage {
             Stage::Running { .. } => {
@@ -350,7 +348,7 @@ impl Agent {
             } => {
                 times.extend([*expected, *abort_at]);
                 times.extend(*given_up);
-                times.push(plan.last_kill.min(fence.kill_at).before(plan.budget));
+                times.push(plan.last_kill.before(plan.budget));
             }
             Stage::Stopping {
                 kill_at, ask_again, ..

@@ -143,7 +143,9 @@ impl Agent {
                 }
             };
         }
-        if now >= fence.suspend_at && lease.is_suspendable() {
+        // One that does not fit before the fence would cost the guest what the next word may save.
+        let fits = self.rates.likely(lease.bytes_bound()) <= fence.kill_at.since(now);
+        if now >= fence.suspend_at && lease.is_suspendable() && fits {
             return Want::Suspend {
                 reason: expired("no word from the broker, and the lease is running out"),
                 urgent: true,
