@@ -1,11 +1,19 @@
 //! What every driver's suspend does alike: the manifest, the disks' layers, the reasons.
 
+use std::future::Future;
+use std::time::Duration;
+
 use image_store::{Committed, DiskEntry, Manifest, Platform, StateError, StateWriter, Store};
 use protocol::codes::{Reason, ReasonCode};
 use protocol::time::Span;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
 
 use super::stage::{DiskKind, Parts, StagedDisk};
 use super::types::SuspendOrder;
+
+/// A rename that is under way when the time is up.
+const RENAME: Duration = Duration::from_secs(2);
 
 /// Why there is no state.
 pub(super) enum Failure {
@@ -35,6 +43,33 @@ impl Failure {
             Self::Full(text) => Reason::new(ReasonCode::DiskFull, text),
             Self::Failed(text) => Reason::new(ReasonCode::SuspendFailed, text),
         }
+    }
+}
+
+/// An attempt at a state, for as long as the guest lives, the budget lasts and nobody calls it off.
+///
+/// `call_off` sees to it that the state is never committed; false when that is too late, because the
+/// rename is under way or done: then the attempt's result counts. Otherwise the attempt is dropped.
+pub(super) async fn within_budget<T, E>(
+    attempt: impl Future<Output = Result<T, Failure>>,
+    budget: Span,
+    mut exit: watch::Receiver<Option<E>>,
+    abort: &Notify,
+    call_off: impl FnOnce() -> bool,
+) -> Result<T, Failure> {
+    tokio::pin!(attempt);
+    let failure = tokio::select! {
+        result = &mut attempt => return result,
+        _ = exit.wait_for(Option::is_some) => Failure::Gone,
+        () = sleep(budget.as_duration()) => Failure::Late,
+        () = abort.notified() => Failure::Aborted,
+    };
+    if call_off() {
+        return Err(failure);
+    }
+    match timeout(RENAME, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err(failure),
     }
 }
 

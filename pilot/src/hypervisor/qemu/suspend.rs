@@ -26,7 +26,7 @@ use protocol::lease::StateRef;
 use protocol::time::Span;
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::flush::{Ahead, Draft};
 use super::guest::{QemuGuest, Running};
@@ -35,7 +35,7 @@ use crate::hypervisor::errors::{ControlError, SuspendError};
 use crate::hypervisor::memory::GuestMemory;
 use crate::hypervisor::offload::offload;
 use crate::hypervisor::stage::StagedDisk;
-use crate::hypervisor::state::{Failure, commit, manifest};
+use crate::hypervisor::state::{Failure, commit, manifest, within_budget};
 use crate::hypervisor::stopwatch::Stopwatch;
 use crate::hypervisor::types::{SuspendOrder, Suspended, WhenLate};
 
@@ -45,8 +45,6 @@ const CLEAN_UP: Duration = Duration::from_secs(5);
 const CANCEL: Duration = Duration::from_secs(2);
 /// More than any devices have: what is longer is something else.
 const MOST_DEVICE_BYTES: u64 = 256 << 20;
-/// A rename that is under way when the time is up.
-const RENAME: Duration = Duration::from_secs(2);
 
 /// What becomes of a guest whose state was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +66,13 @@ type Shared = Arc<Mutex<Progress>>;
 
 fn at<T>(progress: &Shared, f: impl FnOnce(&mut Progress) -> T) -> T {
     f(&mut progress.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// False when the state is there already, or as good as.
+fn call_off(progress: &Shared) -> bool {
+    at(progress, |p| {
+        p.decision.as_ref().is_none_or(Decision::call_off)
+    })
 }
 
 impl QemuGuest {
@@ -95,10 +100,11 @@ impl QemuGuest {
         };
         let busy = Arc::new(busy);
         let progress = Shared::default();
-        match running
-            .within_budget(&order, after, &progress, Arc::clone(&busy))
-            .await
-        {
+        let attempt = running.attempt(&order, after, &progress, Arc::clone(&busy));
+        let exit = running.shared.exit.subscribe();
+        let call_off = || call_off(&progress);
+        let made = within_budget(attempt, order.budget, exit, &running.abort, call_off).await;
+        match made {
             Ok((made, paused)) => {
                 let took = watch.read();
                 match after {
@@ -131,33 +137,6 @@ impl QemuGuest {
 }
 
 impl Running {
-    async fn within_budget(
-        self: &Arc<Self>,
-        order: &SuspendOrder,
-        after: After,
-        progress: &Shared,
-        busy: Arc<OwnedMutexGuard<()>>,
-    ) -> Result<(Committed, Span), Failure> {
-        let mut exit = self.shared.exit.subscribe();
-        let attempt = self.attempt(order, after, progress, busy);
-        tokio::pin!(attempt);
-        let failure = tokio::select! {
-            result = &mut attempt => return result,
-            _ = exit.wait_for(Option::is_some) => Failure::Gone,
-            () = sleep(order.budget.as_duration()) => Failure::Late,
-            () = self.abort.notified() => Failure::Aborted,
-        };
-        let decision = at(progress, |p| p.decision.clone());
-        if decision.is_some_and(|d| !d.call_off()) {
-            // Too late to stop it: the rename is under way, or done.
-            return match timeout(RENAME, attempt).await {
-                Ok(result) => result,
-                Err(_) => Err(failure),
-            };
-        }
-        Err(failure)
-    }
-
     async fn attempt(
         self: &Arc<Self>,
         order: &SuspendOrder,

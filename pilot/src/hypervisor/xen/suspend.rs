@@ -17,7 +17,7 @@ use protocol::codes::{Reason, ReasonCode};
 use protocol::lease::StateRef;
 use protocol::time::Span;
 use tokio::sync::{OwnedMutexGuard, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use xen_helper::Saved;
 
 use super::guest::{Running, XenGuest};
@@ -26,7 +26,7 @@ use crate::hypervisor::errors::SuspendError;
 use crate::hypervisor::offload::offload;
 use crate::hypervisor::raw;
 use crate::hypervisor::stage::StagedDisk;
-use crate::hypervisor::state::{Failure, commit, manifest};
+use crate::hypervisor::state::{Failure, commit, manifest, within_budget};
 use crate::hypervisor::stopwatch::Stopwatch;
 use crate::hypervisor::types::{SuspendOrder, Suspended, WhenLate};
 
@@ -34,8 +34,6 @@ use crate::hypervisor::types::{SuspendOrder, Suspended, WhenLate};
 const CLEAN_UP: Duration = Duration::from_secs(5);
 /// How long a save that is called off may take to let the guest go on: one second was measured.
 const LET_GO: Duration = Duration::from_secs(90);
-/// A rename that is under way when the time is up.
-const RENAME: Duration = Duration::from_secs(2);
 /// How many blocks may wait for the disk.
 const BLOCKS: usize = 8;
 
@@ -57,6 +55,13 @@ type Shared = Arc<Mutex<Progress>>;
 
 fn at<T>(progress: &Shared, f: impl FnOnce(&mut Progress) -> T) -> T {
     f(&mut progress.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// False when the state is there already, or as good as.
+fn call_off(progress: &Shared) -> bool {
+    at(progress, |p| {
+        p.decision.as_ref().is_none_or(Decision::call_off)
+    })
 }
 
 impl XenGuest {
@@ -88,10 +93,12 @@ impl XenGuest {
             });
         };
         let progress = Shared::default();
-        match running
-            .within_budget(&order, after, &progress, Arc::new(busy))
-            .await
-        {
+        // Dropped, it closes the pipe.
+        let attempt = running.attempt(&order, after, &progress, Arc::new(busy));
+        let exit = running.process.exit.subscribe();
+        let call_off = || call_off(&progress);
+        let made = within_budget(attempt, order.budget, exit, &running.abort, call_off).await;
+        match made {
             Ok((made, paused)) => {
                 let took = watch.read();
                 match after {
@@ -120,34 +127,6 @@ impl XenGuest {
 impl Running {
     fn alive(&self) -> bool {
         self.process.exit.borrow().is_none()
-    }
-
-    async fn within_budget(
-        &self,
-        order: &SuspendOrder,
-        after: After,
-        progress: &Shared,
-        busy: Arc<OwnedMutexGuard<()>>,
-    ) -> Result<(Committed, Span), Failure> {
-        let mut exit = self.process.exit.subscribe();
-        let attempt = self.attempt(order, after, progress, busy);
-        tokio::pin!(attempt);
-        let failure = tokio::select! {
-            result = &mut attempt => return result,
-            _ = exit.wait_for(Option::is_some) => Failure::Gone,
-            () = sleep(order.budget.as_duration()) => Failure::Late,
-            () = self.abort.notified() => Failure::Aborted,
-        };
-        let decision = at(progress, |p| p.decision.clone());
-        if decision.is_some_and(|d| !d.call_off()) {
-            // Too late to stop it: the rename is under way, or done.
-            return match timeout(RENAME, attempt).await {
-                Ok(result) => result,
-                Err(_) => Err(failure),
-            };
-        }
-        // Dropping the attempt closes the pipe.
-        Err(failure)
     }
 
     async fn attempt(
