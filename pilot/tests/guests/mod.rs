@@ -49,12 +49,15 @@ fn setting(name: &str) -> Option<String> {
 
 /// Waits for a condition.
 pub async fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let mut step = Duration::from_millis(5);
     let waiting = async {
         loop {
             if let Some(found) = probe() {
                 return found;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            // The longer it takes, the seldomer: looking must not cost a slow machine its time.
+            tokio::time::sleep(step).await;
+            step += step / 10;
         }
     };
     match tokio::time::timeout(LONG, waiting).await {

@@ -30,6 +30,8 @@ pub enum Kind {
     Htcondor,
     /// `xen*`: in the dom0 of a real Xen host.
     Xen,
+    /// `xen_long`: what takes longer there.
+    XenLong,
     /// `simulation*`.
     Simulation,
     /// With `guest`, `hypervisor` or `qemu` in their name: they boot real guests.
@@ -44,7 +46,7 @@ impl Kind {
     /// The profile of `.config/nextest.toml` that its tests run with.
     fn profile(self) -> &'static str {
         match self {
-            Self::Guest | Self::Xen => "guest",
+            Self::Guest | Self::Xen | Self::XenLong => "guest",
             Self::AdaptersSim | Self::PbsFakes | Self::Slurm | Self::Htcondor | Self::EndToEnd => {
                 "waiting"
             }
@@ -63,6 +65,8 @@ impl Kind {
             Self::Slurm
         } else if name.contains("htcondor") {
             Self::Htcondor
+        } else if name.starts_with("xen_long") && program.is_of("e2e") {
+            Self::XenLong
         } else if name.starts_with("xen") && program.is_of("e2e") {
             Self::Xen
         } else if ["guest", "hypervisor", "qemu"]
@@ -268,6 +272,7 @@ mod tests {
             ),
             ("e2e::simulation", "simulation", "test", Kind::Simulation),
             ("e2e::xen_scenario", "xen_scenario", "test", Kind::Xen),
+            ("e2e::xen_long", "xen_long", "test", Kind::XenLong),
             ("e2e::restart", "restart", "test", Kind::EndToEnd),
             ("e2e", "e2e", "lib", Kind::Unit),
             (

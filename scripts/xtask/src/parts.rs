@@ -157,8 +157,13 @@ pub const PARTS: &[Part] = &[
     ),
     Part::own(
         "xen",
-        "real guests in a real Xen dom0: the driver, the demo's scenario, SIGKILL; only when named",
-        xen::run,
+        "real guests in a real Xen dom0: the driver, the demo's scenario, SIGKILL",
+        xen::part,
+    ),
+    Part::own(
+        "xen-long",
+        "there, too: all rules of the driver's contract, two hosts; only when named",
+        xen::long,
     )
     .on_request(),
     Part::tests(

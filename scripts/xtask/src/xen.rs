@@ -1,4 +1,5 @@
-//! Part `xen`: builds the test dom0, if it is not there, then runs the tests that boot it.
+//! Parts `xen` and `xen-long`: build the test dom0, if it is not there, then run the tests that boot
+//! it.
 
 use anyhow::Result;
 
@@ -15,8 +16,14 @@ pub fn build(workshop: &Workshop, log: &mut Log) -> Result<()> {
         .map(|_| ())
 }
 
-/// The whole part.
-pub fn run(workshop: &Workshop, log: &mut Log) -> Result<Tally> {
+/// What every run makes.
+pub fn part(workshop: &Workshop, log: &mut Log) -> Result<Tally> {
     build(workshop, log)?;
     nextest::run(workshop, log, Kind::Xen)
+}
+
+/// The rest.
+pub fn long(workshop: &Workshop, log: &mut Log) -> Result<Tally> {
+    build(workshop, log)?;
+    nextest::run(workshop, log, Kind::XenLong)
 }

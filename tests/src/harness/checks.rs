@@ -14,6 +14,7 @@ use protocol::ids::{EventSeq, SubmitKey, WorkspaceId};
 use protocol::workspace::WorkspaceState;
 use serde::Deserialize;
 
+use super::counter::CounterLog;
 use super::installation::Installation;
 use super::node::{Found, Snapshot};
 use super::wait::{PATIENCE, until};
@@ -67,6 +68,28 @@ impl Installation {
         let text = self.lrm_command(&["queue", "--all", "--json"]).await?;
         let listing: Listing = serde_json::from_str(&text).context("failed to read the listing")?;
         Ok(listing.jobs)
+    }
+
+    /// Waits until a guest that counts on its console has come so far.
+    ///
+    /// # Errors
+    /// It does not; the error has its story and all logs.
+    pub async fn counts_to(&self, id: &WorkspaceId, enough: u64) -> Result<()> {
+        let what = format!("the guest to count to {enough}");
+        let counted = until(&what, PATIENCE * 2, async || {
+            let log = CounterLog::read(&self.console(id).await?);
+            Ok(log.last.filter(|n| *n >= enough))
+        });
+        let Err(e) = counted.await else {
+            return Ok(());
+        };
+        let story = self.story(id).await.unwrap_or_default();
+        bail!(
+            "{e:#}\n{story}\n{}\n{}\n{}",
+            self.tail("lrm"),
+            self.tail("broker"),
+            self.pilot_logs()
+        )
     }
 
     /// The id of the pilot job that runs now, by the LRM's word.

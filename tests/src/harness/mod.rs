@@ -16,6 +16,7 @@ pub mod slurm;
 pub mod wait;
 pub mod wire;
 pub mod xen;
+pub mod xen_tests;
 
 pub use binaries::Binaries;
 pub use checks::{Counting, LrmJob, guest_dir, sound};

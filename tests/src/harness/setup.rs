@@ -25,6 +25,8 @@ pub struct Node {
     pub lrm: PathBuf,
     /// A directory of its own, for slots.
     pub scratch: PathBuf,
+    /// Where the site's store is. None: below the installation, as for all others.
+    pub store: Option<PathBuf>,
     /// Makes a port of this host's 127.0.0.1 one of its 127.0.0.1 for as long as it runs; the
     /// port's number is its last word.
     pub reach: Vec<String>,
@@ -147,6 +149,9 @@ impl Setup {
         let here = (dir.join("lrm"), dir.join("scratch"));
         let (lrm_dir, scratch) = node.map_or(here, |n| (n.lrm.clone(), n.scratch.clone()));
         let (lrm_dir, scratch) = (lrm_dir.display(), scratch.display());
+        let store = node.and_then(|n| n.store.clone());
+        let store = store.unwrap_or_else(|| dir.join("store"));
+        let store = store.display();
         // To reach it takes its time.
         let patience = if node.is_some() { "20s" } else { "5s" };
         let (dir, pilot, lrm) = (dir.display(), pilot.display(), lrm.display());
@@ -201,7 +206,7 @@ nodes = {job_nodes}
 max_queued = 1
 max_running = {max_running}
 idle_limit = "{idle_limit}"
-store = "{dir}/store"
+store = "{store}"
 scratch = "{scratch}"
 program = "{pilot}"
 {way}

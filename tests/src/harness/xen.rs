@@ -22,8 +22,10 @@ const USER: u32 = 4001;
 /// Directories of dom0's own disk: its user's.
 const SCRATCH: &str = "/var/tmp/scratch";
 const LRM: &str = "/var/tmp/lrm";
-/// Where the programs are there.
+const STORE: &str = "/var/tmp/store";
+/// Where the programs and the test guest are there.
 const PROGRAMS: &str = "/usr/local/lib/workspace-pilot";
+const GUEST: &str = "/usr/local/lib/guest";
 
 /// All that a slot could have changed on the node, one thing a line.
 const LOOK: &str = r#"
@@ -35,6 +37,7 @@ for process in /proc/[0-9]*; do
   esac
 done 2>/dev/null
 find "$1" -mindepth 1 2>/dev/null | sed 's/^/path /'
+find "$2" -name '.*' 2>/dev/null | sed 's/^/unfinished state /'
 ls /sys/class/net | sed 's/^/network interface /'
 cut -d ' ' -f 2 /proc/self/mounts | sed 's/^/mount /'
 xl list -v | awk 'NR > 1 { print "domain " $1 " " $2 }'
@@ -81,7 +84,9 @@ impl XenHost {
             let log = fs::read_to_string(&log).unwrap_or_default();
             bail!("the Xen host does not run:\n{log}");
         }
-        host.administer(&["install", "-d", "-o", "pilot", "-g", "pilot", SCRATCH, LRM])?;
+        host.administer(&[
+            "install", "-d", "-o", "pilot", "-g", "pilot", SCRATCH, LRM, STORE,
+        ])?;
         Ok(host)
     }
 
@@ -111,7 +116,7 @@ impl XenHost {
     /// # Errors
     /// It does not answer.
     pub fn look(&self) -> Result<BTreeSet<String>> {
-        let said = self.administer(&["sh", "-c", LOOK, "lab-look", SCRATCH])?;
+        let said = self.administer(&["sh", "-c", LOOK, "lab-look", SCRATCH, STORE])?;
         Ok(said.lines().map(|line| line.trim().to_owned()).collect())
     }
 
@@ -190,15 +195,14 @@ impl XenSite {
         }
         let helper = binaries.pilot.with_file_name("pilot-xen-helper");
         let helper = helper.is_file().then_some(helper);
-        let guest = guest
-            .map(|from| {
-                let to = share.join("guest");
-                for name in ["vmlinux", "initrd.cpio", "disk.raw"] {
-                    copy(&from.join(name), &to)?;
-                }
-                anyhow::Ok(to)
-            })
-            .transpose()?;
+        let mut own = vec![(programs, PROGRAMS)];
+        if let Some(from) = guest {
+            let to = share.join("guest");
+            for name in ["vmlinux", "initrd.cpio", "disk.raw"] {
+                copy(&from.join(name), &to)?;
+            }
+            own.push((to, GUEST));
+        }
         let root = getuid().is_root();
         if root {
             chown(&share, Some(USER), Some(USER)).context("failed to give the share away")?;
@@ -207,9 +211,10 @@ impl XenSite {
         for number in 1..=hosts {
             let dir = place.path().join(format!("host{number}"));
             let host = XenHost::start(&dir, &share, helper.as_deref())?;
-            // A program is read over the share once, not at each of its starts.
-            let programs = programs.display().to_string();
-            host.administer(&["cp", "-r", &programs, PROGRAMS])?;
+            // Over the share once, not at each start: `xl` maps a kernel, page by page.
+            for (from, to) in &own {
+                host.administer(&["cp", "-r", &from.display().to_string(), to])?;
+            }
             started.push(host);
         }
         for program in [&mut copies.pilot, &mut copies.lrm] {
@@ -222,14 +227,15 @@ impl XenSite {
         Ok(Self {
             hosts: started,
             binaries: copies,
-            guest,
+            guest: guest.map(|_| GUEST.into()),
             before,
             share,
             _place: place,
         })
     }
 
-    /// An installation whose node is this host; the store is on what all hosts share.
+    /// An installation whose node is this host; the store is on its own disk, or where there are
+    /// several on what they share, which is slow.
     pub fn setup(&self, guests: Guests, host: usize) -> Setup {
         let prefix = self.hosts[host].prefix();
         let mut reach = prefix.clone();
@@ -240,10 +246,30 @@ impl XenSite {
                 place: self.share.clone(),
                 lrm: LRM.into(),
                 scratch: SCRATCH.into(),
+                store: (self.hosts.len() == 1).then(|| STORE.into()),
                 reach,
             }),
             ..Setup::new(guests)
         }
+    }
+
+    /// The same with time for all that takes long there. The broker learns what a suspend costs, and
+    /// submits no pilot where twice that does not fit into the notice: on a busy machine half a
+    /// minute for 96 MiB.
+    pub fn patient(&self, guests: Guests) -> Setup {
+        Setup {
+            // Far away: what ends a slot is told to.
+            walltime: "30m",
+            notice: "5m",
+            idle_limit: "4s",
+            lease_ttl: "30s",
+            ..self.setup(guests, 0)
+        }
+    }
+
+    /// The directory that all hosts see, under its path here.
+    pub fn share(&self) -> &Path {
+        &self.share
     }
 
     /// What is on the hosts that was not there at their start.

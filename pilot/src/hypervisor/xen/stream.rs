@@ -16,7 +16,8 @@ use super::helper::Helper;
 use crate::hypervisor::stage::MEMORY;
 use crate::hypervisor::state::Failure;
 
-/// What is read at a time.
+/// What is read at a time, and what the pipe holds: it has 64 KiB by itself, and each of its fillings
+/// costs two changes of the process.
 const BLOCK: usize = 1 << 20;
 
 /// What a thread has made. Where nobody waits for it any more, its files are gone before others
@@ -46,6 +47,8 @@ pub(super) fn call_save(helper: &Helper, uuid: &str) -> Result<(ChildStdout, Ver
             "the helper for Xen has no pipes".to_owned(),
         ));
     };
+    // Where it stays small, it is only slower.
+    let _ = rustix::pipe::fcntl_setpipe_size(&stream, BLOCK);
     let (tell, verdict) = watch::channel(None);
     tokio::spawn(async move {
         let mut text = String::new();
