@@ -130,7 +130,10 @@ pub fn flush_at(
     lease: &Lease,
 ) -> Option<Mono> {
     let runs = matches!(lease.stage, Stage::Running { pausing: false, .. });
-    if !runs || !lease.is_suspendable() || lease.flushed || lease.bytes.is_none() {
+    if !settings.flushes || !runs || !lease.is_suspendable() {
+        return None;
+    }
+    if lease.flushed || lease.bytes.is_none() {
         return None;
     }
     let (whole, least) = (plan.cost.get(&lease.key)?, rates.cost(0));

@@ -23,6 +23,8 @@ pub struct Settings {
     pub gain_factor: u64,
     /// Memory that a guest's hypervisor needs beside the guest's own, MiB.
     pub guest_overhead_mib: u64,
+    /// The hypervisor can bring a guest's memory to the store while it runs.
+    pub flushes: bool,
     /// A guest's memory is flushed so many times the cost of all suspends before they begin: one
     /// pass over all of it, one over what has changed since, and both beside running guests.
     pub flush_ahead: u64,
@@ -69,6 +71,7 @@ impl Default for Settings {
             start_cost: Span::from_secs(3),
             gain_factor: 2,
             guest_overhead_mib: 0,
+            flushes: true,
             flush_ahead: 2,
             flush_worth: Span::from_millis(500),
             parallel_suspends: 1,

@@ -257,6 +257,20 @@ fn when_time_is_short_the_guest_with_most_to_lose_is_saved() {
     );
 }
 
+#[test]
+fn a_hypervisor_that_cannot_flush_is_not_told_to() {
+    let mut w = World::new(Rules {
+        measures: true,
+        known: known(),
+        flushes: false,
+        ..Rules::default()
+    });
+    let key = w.grant("ws", spec(2048, 3600));
+    w.run_to_end();
+    assert!(is_suspended(&w, &key), "{w}");
+    assert_eq!(at(&w, "Flush"), None, "{w}");
+}
+
 /// 3 GiB at 30 MB/s: longer than a lease of 60 s.
 fn slow_and_large() -> (World, LeaseKey) {
     let mut w = World::new(Rules {

@@ -251,6 +251,11 @@ fn settings(slot: &SlotFile) -> Settings {
             // Xen's guests take nothing of dom0's memory.
             HypervisorKind::Xen | HypervisorKind::Null => 0,
         },
+        // `xl save` writes a memory in one go.
+        flushes: match slot.hypervisor.kind {
+            HypervisorKind::Qemu | HypervisorKind::Null => true,
+            HypervisorKind::Xen => false,
+        },
         ..Settings::default()
     }
 }

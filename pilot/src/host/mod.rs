@@ -97,7 +97,9 @@ pub async fn inspect(
         store_filesystem: filesystem::of(&slot.paths.store),
         ..HostFacts::default()
     };
-    if let Some(total_mib) = memory_mib()
+    // What Xen has for guests is no memory of dom0's; it is asked at each start.
+    if slot.hypervisor.kind != HypervisorKind::Xen
+        && let Some(total_mib) = memory_mib()
         && slot.resources.memory.0 > total_mib
     {
         tracing::warn!(

@@ -44,8 +44,15 @@ pub async fn play(options: &Options) -> Result<Summary> {
     let stage = Stage::set(options.stage, &binaries, &options.guest, &watch)?;
     watch.say("site", stage.told);
     let it = Installation::start_with(&stage.setup, stage.binaries.clone()).await?;
-    let (first, long) = one_guest_two_slots(&it, &mut watch, &stage).await?;
-    let (second, short) = preemption(&it, &mut watch, &stage).await?;
+    let ((first, long), (second, short)) = if stage.preempts_first() {
+        let short = preemption(&it, &mut watch, &stage, "one").await?;
+        let long = one_guest_two_slots(&it, &mut watch, &stage, "two").await?;
+        (long, short)
+    } else {
+        let long = one_guest_two_slots(&it, &mut watch, &stage, "one").await?;
+        let short = preemption(&it, &mut watch, &stage, "two").await?;
+        (long, short)
+    };
     let mut summary = sum_up(&it, &stage, &[&long, &short]).await?;
     summary.finished = true;
     for id in [&first, &second] {
@@ -58,8 +65,9 @@ async fn one_guest_two_slots(
     it: &Installation,
     watch: &mut Watch,
     stage: &Stage,
+    act: &str,
 ) -> Result<(WorkspaceId, Followed)> {
-    println!("\nAct one: a guest that needs more time than one slot has");
+    println!("\nAct {act}: a guest that needs more time than one slot has");
     let count_to = stage.long;
     watch.say(
         "user",
@@ -79,8 +87,9 @@ async fn preemption(
     it: &Installation,
     watch: &mut Watch,
     stage: &Stage,
+    act: &str,
 ) -> Result<(WorkspaceId, Followed)> {
-    println!("\nAct two: a job of the site itself wants the node");
+    println!("\nAct {act}: a job of the site itself wants the node");
     watch.say("user", "queues another guest");
     let spec = stage.guest("preempted", stage.short);
     let id = it.queue(&spec, "demo-2").await?;

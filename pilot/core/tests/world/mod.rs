@@ -55,6 +55,8 @@ pub struct Rules {
     pub broken: Option<&'static str>,
     /// It is measured what suspends have to write.
     pub measures: bool,
+    /// The hypervisor can flush.
+    pub flushes: bool,
     /// How long a flush takes; as long as its bytes need when not set.
     pub flush_ms: Option<u64>,
     /// What suspends have cost before.
@@ -78,6 +80,7 @@ impl Default for Rules {
             watched: false,
             broken: None,
             measures: false,
+            flushes: true,
             flush_ms: None,
             known: Vec::new(),
             seed: 1,
@@ -215,6 +218,7 @@ impl World {
         };
         let settings = Settings {
             probe_every: Some(Span::from_secs(30)),
+            flushes: rules.flushes,
             ..Settings::default()
         };
         let now = Now {
