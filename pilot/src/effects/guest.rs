@@ -192,6 +192,7 @@ impl GuestTask {
         let started = tokio::select! {
             started = tools.hypervisor.start(staged) => started,
             () = self.until_killed() => {
+                tools.hypervisor.start_given_up(&process.marker()).await;
                 tools.report(gone(&self.lease));
                 return None;
             }

@@ -61,6 +61,7 @@ use protocol::ids::StateId;
 use protocol::slot_file::{HypervisorKind, HypervisorSection};
 use tokio::sync::mpsc;
 
+use crate::journal::Marker;
 pub use errors::{ControlError, SetupError, StageError, StartError, SuspendError};
 use null::{NullDriver, NullGuest};
 use offload::offload;
@@ -113,6 +114,16 @@ impl Hypervisor {
             Driver::Null(d) => d.stage(request).await,
         };
         parts.map(|parts| StagedGuest { parts })
+    }
+
+    /// Returns when nothing runs of a start that was dropped before its end; `marker` is that of its
+    /// request.
+    pub async fn start_given_up(&self, marker: &Marker) {
+        match &self.driver {
+            // Killed with the drop.
+            Driver::Qemu(_) | Driver::Null(_) => {}
+            Driver::Xen(d) => d.start_given_up(marker.as_str()).await,
+        }
     }
 
     /// Boots or resumes a staged guest (rule 2). Call it from the main thread. Dropped before its

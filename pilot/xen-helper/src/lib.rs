@@ -7,7 +7,7 @@
 //! and the guest no longer than it: when its input ends, it destroys the domain.
 //!
 //! `pilot-xen-helper save UUID` writes the guest's stream to its standard output and a [`Saved`] to
-//! its standard error. `info` prints an [`Info`]. `reclaim PREFIX` and `sweep` print a [`Reclaimed`].
+//! its standard error. `info` prints an [`Info`]. `reclaim MARKER` and `sweep` print a [`Reclaimed`].
 
 use std::path::PathBuf;
 

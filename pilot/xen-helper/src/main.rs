@@ -4,7 +4,7 @@
 //! ```text
 //! guest           makes a domain and lives as long as it        (guest.rs)
 //! save UUID       streams it to standard output                 (save.rs)
-//! reclaim PREFIX  destroys what has a marker that begins so     (reclaim.rs)
+//! reclaim MARKER  destroys what has it; `SLOT.`: all of a slot  (reclaim.rs)
 //! sweep           destroys what has no living helper            (reclaim.rs)
 //! info            says what Xen has                             (xen.rs)
 //! ```
@@ -61,10 +61,10 @@ fn verb() -> Result<(), String> {
     match arguments[..] {
         ["guest"] => guest::run(caller),
         ["save", uuid] => save::run(caller, uuid),
-        ["reclaim", prefix] => reclaim::run(caller, Some(prefix)),
+        ["reclaim", marker] => reclaim::run(caller, Some(marker)),
         ["sweep"] => reclaim::run(caller, None),
         ["info"] => info(),
-        _ => Err("understand: say guest, save UUID, reclaim PREFIX, sweep or info".to_owned()),
+        _ => Err("understand: say guest, save UUID, reclaim MARKER, sweep or info".to_owned()),
     }
 }
 

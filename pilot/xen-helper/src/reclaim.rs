@@ -14,17 +14,17 @@ use crate::{loops, tool, xen};
 const OWN_TIME: u32 = 50;
 const STEP: Duration = Duration::from_millis(200);
 
-/// With a prefix: all whose marker begins so, also when their helper hangs. Without: all whose
-/// helper is dead.
-pub fn run(caller: Caller, prefix: Option<&str>) -> Result<(), String> {
-    if prefix.is_some_and(|p| p.len() < 8) {
-        return Err("reclaim: the prefix is shorter than 8 letters".to_owned());
+/// With a marker: the one that has it, or, where it ends with a dot, all whose marker begins so; also
+/// when their helper hangs. Without: all whose helper is dead.
+pub fn run(caller: Caller, marker: Option<&str>) -> Result<(), String> {
+    if marker.is_some_and(|m| m.len() < 8) {
+        return Err("reclaim: the marker is shorter than 8 letters".to_owned());
     }
     let (entries, torn) = registry::all().map_err(|e| format!("reclaim: {e}"))?;
     let mut done = Reclaimed::default();
     for entry in entries.iter().filter(|e| caller.may_touch(e.uid)) {
-        match prefix {
-            Some(prefix) if entry.marker.starts_with(prefix) => undo(entry, true, &mut done),
+        match marker {
+            Some(marker) if is_meant(&entry.marker, marker) => undo(entry, true, &mut done),
             None => undo(entry, false, &mut done),
             Some(_) => {}
         }
@@ -40,6 +40,11 @@ pub fn run(caller: Caller, prefix: Option<&str>) -> Result<(), String> {
         serde_json::to_string(&done).map_err(|e| e.to_string())?
     );
     Ok(())
+}
+
+/// A guest's marker is its slot's name, a dot and a number: `x.1` does not mean `x.12`.
+fn is_meant(marker: &str, wanted: &str) -> bool {
+    marker == wanted || (wanted.ends_with('.') && marker.starts_with(wanted))
 }
 
 fn undo(entry: &Entry, by_force: bool, done: &mut Reclaimed) {
@@ -109,5 +114,18 @@ fn wait_a_step() {
     // Nobody closes what nobody else has: a wait of that length.
     if let Ok((ours, _theirs)) = std::io::pipe() {
         tool::closed_within(&ours, STEP);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_meant;
+
+    #[test]
+    fn a_marker_means_one_guest_and_with_a_dot_all_of_a_slot() {
+        assert!(is_meant("slot-name.1", "slot-name.1"));
+        assert!(!is_meant("slot-name.12", "slot-name.1"));
+        assert!(is_meant("slot-name.12", "slot-name."));
+        assert!(!is_meant("slot-name-2.1", "slot-name."));
     }
 }

@@ -76,7 +76,8 @@ impl Helper {
         self.ask(&["info"], INFO).await
     }
 
-    /// Destroys this account's domains whose marker begins so. Bounded.
+    /// Destroys this account's domain of this marker; where it ends with a dot, all whose marker begins
+    /// so. Bounded.
     ///
     /// # Errors
     /// It can't be called; nothing is known then.

@@ -96,6 +96,11 @@ impl XenDriver {
     pub(super) async fn start(&self, parts: Parts) -> Result<process::Started, StartError> {
         process::start(Arc::clone(&self.0), parts).await
     }
+
+    /// The helper may have let the guest go in the moment in which its start was given up.
+    pub(super) async fn start_given_up(&self, marker: &str) {
+        process::until_gone(|| self.0.helper.reclaim(marker)).await;
+    }
 }
 
 impl Driver {

@@ -13,8 +13,8 @@ use protocol::codes::{Reason, ReasonCode};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
-use xen_helper::{How, Order, Told, Why};
+use tokio::time::{sleep, timeout};
+use xen_helper::{How, Order, Reclaimed, Told, Why};
 
 use super::Driver;
 use super::guest::XenGuest;
@@ -31,7 +31,9 @@ const START: Duration = Duration::from_secs(300);
 const COMMAND: Duration = Duration::from_secs(90);
 /// After that a domain whose helper does not destroy it is destroyed by another.
 const KILL: Duration = Duration::from_secs(30);
-/// The disk or the guest's last bytes of a state.
+/// Between two attempts to end a domain that can't be ended.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How much of a state is read at a time.
 const BLOCK: usize = 1 << 20;
 
 /// What the handles of a guest share with the task that hears its helper.
@@ -58,14 +60,43 @@ pub(super) async fn start(driver: Arc<Driver>, parts: Parts) -> Result<Started, 
     let console = parts.request.dir.join("console.log");
     let parted = spawn(&driver.helper, &console)?;
     let order = order(&driver, &parts)?;
-    match timeout(START, begin(parted, &order, &parts, &console)).await {
-        Ok(Ok((parted, uuid))) => Ok(guest(driver, parts, parted, uuid, console)),
-        Ok(Err(e)) => Err(e),
+    let failure = match timeout(START, begin(parted, &order, &parts, &console)).await {
+        Ok(Ok((parted, uuid))) => return Ok(guest(driver, parts, parted, uuid, console)),
+        Ok(Err(e)) => e,
         // Its input has ended with that: it destroys what it has made.
-        Err(_) => Err(StartError::BootFailed(format!(
+        Err(_) => StartError::BootFailed(format!(
             "Xen did not start the guest within {} s",
             START.as_secs()
-        ))),
+        )),
+    };
+    let marker = parts.request.marker.as_str();
+    until_gone(|| driver.helper.reclaim(marker)).await;
+    Err(failure)
+}
+
+/// Returns when no domain is there any more. A guest that may still run has not ended, whatever else
+/// is known of it: its workspace must not go on elsewhere.
+pub(super) async fn until_gone<F, E>(mut reclaim: impl FnMut() -> F)
+where
+    F: Future<Output = Result<Reclaimed, E>>,
+    E: std::fmt::Display,
+{
+    loop {
+        let trouble = match reclaim().await {
+            Ok(done) if done.left.is_empty() => return,
+            Ok(done) => {
+                let left: Vec<String> = (done.left.into_iter())
+                    .map(|(what, why)| format!("{what}: {why}"))
+                    .collect();
+                left.join("; ")
+            }
+            Err(e) => e.to_string(),
+        };
+        tracing::error!(
+            error = trouble,
+            "a guest can't be ended yet; it counts as running until it can"
+        );
+        sleep(AGAIN).await;
     }
 }
 
@@ -222,10 +253,11 @@ async fn hear(
             }
         }
     }
-    let how = match how {
-        Some(how) => process.judge(how),
-        None => process.helper_died().await,
-    };
+    if matches!(how, None | Some(How::Left)) {
+        // Nobody reaps it.
+        until_gone(|| process.helper.reclaim(&process.marker)).await;
+    }
+    let how = process.judge(how);
     process.lock().clear();
     // Nobody may be listening any more.
     drop(out.send(GuestEvent::Exited(how.clone())));
@@ -239,7 +271,8 @@ impl Process {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn judge(&self, how: How) -> ExitHow {
+    /// `None`: its helper died.
+    fn judge(&self, how: Option<How>) -> ExitHow {
         let crashed = |text: &str| {
             if self.ended_by_us.load(Ordering::Acquire) {
                 return ExitHow::EndedByUs;
@@ -247,43 +280,16 @@ impl Process {
             ExitHow::Crashed(Reason::new(ReasonCode::GuestCrashed, text))
         };
         match how {
-            How::PoweredOff => ExitHow::PoweredOff,
-            How::Destroyed => ExitHow::EndedByUs,
-            How::Reset => crashed("the guest wanted to boot anew, which a guest can't do here"),
-            How::Crashed => crashed("the guest's kernel crashed"),
-            How::Lost => crashed("the guest's domain was destroyed by somebody else"),
-            How::Left => {
-                tracing::error!(
-                    domain.uuid = self.uuid,
-                    "a domain could not be destroyed yet"
-                );
-                crashed("the guest's domain could not be destroyed; a reclaim tries again")
+            Some(How::PoweredOff) => ExitHow::PoweredOff,
+            Some(How::Destroyed) => ExitHow::EndedByUs,
+            Some(How::Reset) => {
+                crashed("the guest wanted to boot anew, which a guest can't do here")
             }
+            Some(How::Crashed) => crashed("the guest's kernel crashed"),
+            Some(How::Lost) => crashed("the guest's domain was destroyed by somebody else"),
+            Some(How::Left) => crashed("the guest's domain could not be destroyed at once"),
+            None => crashed("the helper of the guest's domain was killed"),
         }
-    }
-
-    /// The guest has nobody who would reap it: another helper ends it.
-    async fn helper_died(&self) -> ExitHow {
-        match self.helper.reclaim(&self.marker).await {
-            Ok(done) if done.left.is_empty() => {}
-            Ok(done) => {
-                let left: Vec<String> = done
-                    .left
-                    .into_iter()
-                    .map(|(a, b)| format!("{a}: {b}"))
-                    .collect();
-                tracing::error!(
-                    left = left.join("; "),
-                    "a guest whose helper died could not be ended"
-                );
-            }
-            Err(e) => tracing::error!(error = %e, "a guest whose helper died could not be ended"),
-        }
-        if self.ended_by_us.load(Ordering::Acquire) {
-            return ExitHow::EndedByUs;
-        }
-        let text = "the helper of the guest's domain was killed";
-        ExitHow::Crashed(Reason::new(ReasonCode::GuestCrashed, text))
     }
 
     /// Tells the guest's helper something and waits for its answer.
@@ -338,5 +344,29 @@ impl Process {
             }
             drop(self.helper.reclaim(&self.marker).await);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_has_not_ended_before_a_reclaim_has_left_nothing() {
+        let left = |left: &[&str]| Reclaimed {
+            left: (left.iter())
+                .map(|what| ((*what).to_owned(), "xenstored is dead".to_owned()))
+                .collect(),
+            ..Reclaimed::default()
+        };
+        let mut answers = vec![
+            Err("no answer within 180 s"),
+            Ok(left(&["domain wp-1"])),
+            Ok(left(&[])),
+            Ok(left(&["never asked"])),
+        ]
+        .into_iter();
+        until_gone(|| std::future::ready(answers.next().unwrap())).await;
+        assert_eq!(answers.len(), 1);
     }
 }
