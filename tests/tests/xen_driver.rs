@@ -11,7 +11,7 @@ fn the_driver_keeps_the_main_rules_of_the_contract() -> Result<()> {
         "xen::a_guest_obeys_its_power_button_also_when_it_is_paused",
         "xen::a_suspend_that_takes_too_long_leaves_nothing_and_the_guest_runs_on",
         "xen::a_suspend_can_be_called_off",
-        "xen::a_checkpoint_of_a_paused_guest_leaves_it_paused",
+        "xen::a_suspended_guest_goes_on_in_another_slot_as_often_as_wanted",
         "xen::a_damaged_state_does_not_start",
     ];
     let exactly = [&["--exact"], rules.as_slice()].concat();

@@ -24,6 +24,9 @@ pub struct Entry {
     pub marker: String,
     /// Files behind its loop devices.
     pub disks: Vec<PathBuf>,
+    /// It was not booted here but goes on from a state.
+    #[serde(default)]
+    pub restored: bool,
 }
 
 /// The directory, root's alone.

@@ -72,7 +72,9 @@ fn save(entry: &Entry) -> Result<Saved, String> {
 }
 
 fn attempt(entry: &Entry, domain: &Domain) -> Result<(), String> {
-    until_ready(domain)?;
+    if !entry.restored {
+        until_ready(domain)?;
+    }
     let err = tool::scrap().map_err(|e| e.to_string())?;
     let to_scrap = err.try_clone().map_err(|e| e.to_string())?;
     // Paused at the end, so that the guest can go on, and its disks are as its memory has them.
@@ -101,7 +103,9 @@ fn attempt(entry: &Entry, domain: &Domain) -> Result<(), String> {
     Err("the guest's disks do not come to rest".to_owned())
 }
 
-/// Waits until the guest's kernel has said that it can be suspended.
+/// Waits until the guest's kernel has said that it can be suspended, which it does in its boot. One
+/// that was restored does not say it again (seen: its node is empty for good), and need not: its
+/// watch is set anew and heard when it goes on.
 fn until_ready(domain: &Domain) -> Result<(), String> {
     for _ in 0..STEPS {
         if xen::read(domain.id, "control/feature-suspend").as_deref() == Some("1") {

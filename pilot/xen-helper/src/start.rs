@@ -54,6 +54,7 @@ pub fn start(caller: Caller, order: &Order, input: &mut dyn BufRead) -> Result<S
         uid: caller.uid,
         marker: order.marker.clone(),
         disks: known.collect::<Result<_, _>>().map_err(refused)?,
+        restored: order.state_bytes.is_some(),
         uuid,
     };
     let lock = entry.register().map_err(toolstack)?;
