@@ -17,8 +17,9 @@ use tempfile::TempDir;
 use super::sites::{Site, broker_config};
 use super::volume::Volume;
 use crate::harness::Binaries;
-use crate::harness::installation::{client, free_port, run, said};
+use crate::harness::installation::{client, run, said};
 use crate::harness::node::{self, Found, Snapshot};
+use crate::harness::port::Port;
 use crate::harness::process::Program;
 use crate::harness::proxy::Proxy;
 use crate::harness::wait::{PATIENCE, until};
@@ -63,6 +64,7 @@ pub struct Ground {
     pub volume: Option<(&'static str, Volume)>,
     place: PathBuf,
     directory: Option<TempDir>,
+    _port: Port,
 }
 
 impl Ground {
@@ -93,7 +95,8 @@ impl Ground {
         // What null guests boot: read, and never executed.
         fs::write(place.join("kernel"), [b'k'; 4096])?;
         let before = Snapshot::take(&place.join("scratch"));
-        let port = free_port()?;
+        let reserved = Port::take()?;
+        let port = reserved.number;
         let proxy = Proxy::start((Ipv4Addr::LOCALHOST, port).into()).await?;
         let (pilot, lrm) = (&binaries.pilot, &binaries.lrm);
         let config = broker_config(&sites, &place, pilot, lrm, port, &proxy.url());
@@ -113,6 +116,7 @@ impl Ground {
             volume,
             place,
             directory: Some(directory),
+            _port: reserved,
         };
         let names: Vec<&'static str> = it.sites.iter().map(|s| s.name).collect();
         for name in &names {

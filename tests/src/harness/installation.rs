@@ -1,7 +1,7 @@
 //! A broker, a simulated LRM and a user, in a directory of their own, on ports of their own.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use super::binaries::Binaries;
 use super::node::{self, Found, Snapshot};
 use super::played;
+use super::port::Port;
 use super::process::Program;
 use super::proxy::Proxy;
 use super::setup::{Node, Setup};
@@ -45,6 +46,7 @@ pub struct Installation {
     before: Snapshot,
     place: PathBuf,
     directory: Option<TempDir>,
+    _port: Port,
 }
 
 impl Installation {
@@ -74,7 +76,8 @@ impl Installation {
         let directory = directory.context("failed to make a directory")?;
         let place = directory.path().to_owned();
         let before = Snapshot::take(&place.join("scratch"));
-        let port = free_port()?;
+        let reserved = Port::take()?;
+        let port = reserved.number;
         for sub in ["scratch", "store", "lrm"] {
             fs::create_dir(place.join(sub)).context("failed to make a directory")?;
         }
@@ -106,6 +109,7 @@ impl Installation {
             before,
             place,
             directory: Some(directory),
+            _port: reserved,
         };
         if let Some(node) = &setup.node {
             let port = port.to_string();
@@ -482,10 +486,4 @@ pub(crate) fn said(output: &Output) -> Result<String> {
         output.status,
         String::from_utf8_lossy(&output.stderr).trim()
     )
-}
-
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> Result<u16> {
-    let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to find a port")?;
-    Ok(probe.local_addr()?.port())
 }

@@ -8,6 +8,7 @@ pub mod front;
 pub(crate) mod installation;
 pub mod node;
 mod played;
+pub mod port;
 pub mod process;
 pub mod proxy;
 pub mod qualify;
