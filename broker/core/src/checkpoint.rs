@@ -10,6 +10,7 @@
 //! | an earlier checkpoint of the lease | when a newer one is recorded: no guest runs from it |
 //! | one that its pilot may have made and not told of | when the lease ended without its pilot's word |
 //! | one that is told of when the lease is over | at once, unless it was told of before |
+//! | the state of a suspend that its pilot may have made and not told of | when the workspace goes on without it, or is over |
 
 use protocol::codes::Reason;
 use protocol::ids::{Generation, StateId, SubmitKey, WorkspaceId};
@@ -84,14 +85,21 @@ impl Broker {
     }
 
     /// A lease is over and its pilot has not said how: what it may have made since it was heard is
-    /// given up, so that it does not stay in the store for ever.
+    /// given up, so that it does not stay in the store for ever. The checkpoints at once; the state of
+    /// its suspend, of which it may still tell, when the workspace goes on without it.
     pub(crate) fn give_up_untold(&mut self, lease: &LeaseRecord) {
         let id = &lease.workspace;
         let every = (self.tables.workspaces.get(id)).and_then(|w| w.spec.policy.checkpoint_every);
         let site = self.tables.pilots.get(&lease.slot).map(|p| p.site.clone());
-        let (Some(every), Some(site), Some(_)) = (every, site, &lease.phase) else {
+        let (Some(site), Some(_)) = (site, &lease.phase) else {
             return;
         };
+        self.tables.edit_workspace(id, |w| {
+            if let Some(past) = &mut w.last_lease {
+                past.untold = Some(site.clone());
+            }
+        });
+        let Some(every) = every else { return };
         // Without an answer a guest does not live longer than a lease.
         let ttl = self.config().lease_ttl.as_millis();
         let most = ttl / every.as_millis().max(1) + 1;
@@ -100,6 +108,22 @@ impl Broker {
             if let Ok(untold) = StateId::of_checkpoint(id, lease.generation, number) {
                 self.discard(untold, site.clone());
             }
+        }
+    }
+
+    /// The state that the last lease's pilot may have made without a word of it is not gone on from any
+    /// more, should the word come yet.
+    pub(crate) fn give_up_late_state(&mut self, id: &WorkspaceId) {
+        let mut untold = None;
+        self.tables.edit_workspace(id, |w| {
+            let past = w.last_lease.as_mut();
+            untold = past.and_then(|p| Some((p.generation, p.untold.take()?)));
+        });
+        let Some((generation, site)) = untold else {
+            return;
+        };
+        if let Ok(state) = StateId::of_lease(id, generation) {
+            self.discard(state, site);
         }
     }
 

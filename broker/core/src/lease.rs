@@ -55,6 +55,7 @@ impl Broker {
         };
         let (boot, facts) = (slot.boot.clone(), slot.facts.clone());
         let mut lease = None;
+        self.give_up_late_state(id);
         self.tables.edit_workspace(id, |w| {
             w.generation = w.generation.next();
             if w.saved.is_none() && w.spec.advance_to == AdvanceTo::Finished {
@@ -385,6 +386,11 @@ impl Broker {
                     let text = format!("its lost pilot had suspended it after all: {reason}");
                     let note = Note::new(now, "state_found", text);
                     self.tables.append(Log::Workspace(id.clone()), note);
+                    self.tables.edit_workspace(id, |w| {
+                        if let Some(past) = &mut w.last_lease {
+                            past.untold = None;
+                        }
+                    });
                     self.suspended(now, id, state, reason);
                 } else if !self.tables.discards.contains_key(&state.id) {
                     let text =
@@ -410,6 +416,7 @@ impl Broker {
                 generation: lease.generation,
                 slot: lease.slot.clone(),
                 node: lease.node.clone(),
+                untold: None,
             });
         });
         self.release_start(&lease);

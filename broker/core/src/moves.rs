@@ -61,6 +61,7 @@ impl Broker {
         reason: Reason,
     ) {
         self.save(id, None);
+        self.give_up_late_state(id);
         self.move_to(now, id, state, state.as_str(), reason);
     }
 

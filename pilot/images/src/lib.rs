@@ -30,6 +30,6 @@ pub use error::{ImageError, StateError};
 pub use manifest::{BasePin, Chunks, DiskEntry, FileEntry, Manifest, Platform};
 pub use memory::ChunkSet;
 pub use store::Store;
-pub use verify::{FoundState, VerifiedState};
+pub use verify::{FoundState, UnreadMemory, VerifiedState};
 pub use walk::Effort;
 pub use writer::{Committed, Decision, MemoryImage, SavedMemory, StateWriter};

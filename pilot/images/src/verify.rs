@@ -9,10 +9,11 @@ use protocol::ids::StateId;
 use crate::digest::{Algorithm, digest_file};
 use crate::error::StateError;
 use crate::manifest::{self, FileEntry, Manifest, is_plain_name};
-use crate::memory::{self, CHUNK};
+use crate::memory::{self, CHUNK, Target};
 use crate::store::Store;
 
-/// A state all of whose bytes were found to be as its manifest says, a moment ago.
+/// A state whose bytes were found to be as its manifest says, a moment ago; all of them, or all but
+/// those of a [`UnreadMemory`].
 #[derive(Clone, Debug)]
 pub struct VerifiedState {
     dir: PathBuf,
@@ -44,25 +45,64 @@ impl FoundState {
         &self.manifest
     }
 
-    /// Reads every byte and compares. The file `memory.0`, a memory image, is read into `memory.1`
-    /// on the way, which must be all zero and at least as long.
+    /// Reads every byte and compares.
     ///
     /// # Errors
-    /// It has no such image, or is cut short or altered anywhere; what was read into the memory is
-    /// of no use then.
-    pub fn verify(self, memory: Option<(&str, &File)>) -> Result<VerifiedState, StateError> {
+    /// It is cut short or altered anywhere.
+    pub fn verify(self) -> Result<VerifiedState, StateError> {
         let Self { dir, manifest } = self;
-        let id = &manifest.state;
-        if let Some((name, _)) = memory
-            && manifest.file(name).is_none_or(|f| f.chunks.is_none())
-        {
-            return Err(corrupt(id, name, "is not there as a memory image"));
-        }
         for file in &manifest.files {
-            let into = memory.filter(|(name, _)| *name == file.name);
-            verify_file(&dir, id, file, into.map(|(_, memory)| memory))?;
+            verify_file(&dir, &manifest.state, file, None)?;
         }
         Ok(VerifiedState { dir, manifest })
+    }
+
+    /// Reads every byte and compares, but for those of the memory image `memory`: they are read once,
+    /// when it is loaded. That it is there, and as long as it should be, is looked at here.
+    ///
+    /// # Errors
+    /// It has no such image, or is cut short or altered anywhere else.
+    pub fn verify_but(self, memory: &str) -> Result<(VerifiedState, UnreadMemory), StateError> {
+        let Self { dir, manifest } = self;
+        let id = &manifest.state;
+        let image = manifest.file(memory).filter(|f| f.chunks.is_some());
+        let image = image.ok_or_else(|| corrupt(id, memory, "is not there as a memory image"))?;
+        look_at(&dir, id, image)?;
+        for file in manifest.files.iter().filter(|f| f.name != memory) {
+            verify_file(&dir, id, file, None)?;
+        }
+        let image = UnreadMemory {
+            dir: dir.clone(),
+            state: id.clone(),
+            file: image.clone(),
+        };
+        Ok((VerifiedState { dir, manifest }, image))
+    }
+}
+
+/// The memory of a state, none of whose bytes was looked at yet. A guest that is given it runs
+/// only after [`UnreadMemory::load`] has said that it is whole.
+#[derive(Debug)]
+pub struct UnreadMemory {
+    dir: PathBuf,
+    state: StateId,
+    file: FileEntry,
+}
+
+impl UnreadMemory {
+    /// Reads it into `memory`, which is all zero and at least as long, and compares every byte with
+    /// its digest on the way. `wanted` is asked before each block.
+    ///
+    /// # Errors
+    /// It is cut short or altered, can't be read, or is not wanted any more; what was read into the
+    /// memory is of no use then.
+    pub fn load(
+        &self,
+        memory: &File,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), StateError> {
+        let into = Target { memory, wanted };
+        verify_file(&self.dir, &self.state, &self.file, Some(into))
     }
 }
 
@@ -133,12 +173,8 @@ fn read_manifest(dir: &Path, id: &StateId, expected: &str) -> Result<Manifest, S
     Ok(manifest)
 }
 
-fn verify_file(
-    dir: &Path,
-    id: &StateId,
-    file: &FileEntry,
-    memory: Option<&File>,
-) -> Result<(), StateError> {
+/// That a file is there and as long as it should be.
+fn look_at(dir: &Path, id: &StateId, file: &FileEntry) -> Result<PathBuf, StateError> {
     let path = dir.join(&file.name);
     let meta = match fs::symlink_metadata(&path) {
         Ok(meta) => meta,
@@ -154,6 +190,16 @@ fn verify_file(
         let what = format!("is {} bytes long instead of {}", meta.len(), file.bytes);
         return Err(corrupt(id, &file.name, what));
     }
+    Ok(path)
+}
+
+fn verify_file(
+    dir: &Path,
+    id: &StateId,
+    file: &FileEntry,
+    into: Option<Target<'_>>,
+) -> Result<(), StateError> {
+    let path = look_at(dir, id, file)?;
     let failed = |e| StateError::io("read", &path, e);
     let same = match &file.chunks {
         None => {
@@ -163,7 +209,7 @@ fn verify_file(
             digest.hex() == file.blake3
         }
         Some(chunks) if chunks.chunk_bytes == CHUNK as u64 => {
-            let sum = memory::load(&path, file.bytes, memory).map_err(failed)?;
+            let sum = memory::load(&path, file.bytes, into).map_err(failed)?;
             sum.hex == file.blake3 && sum.data == chunks.data_bytes
         }
         Some(chunks) => {

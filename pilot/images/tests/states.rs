@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use image_store::{
@@ -76,7 +77,7 @@ fn make(store: &Store, name: &str) -> Committed {
 }
 
 fn open(store: &Store, id: &StateId, manifest: &str) -> Result<VerifiedState, StateError> {
-    store.find_state(id, manifest)?.verify(None)
+    store.find_state(id, manifest)?.verify()
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -115,7 +116,9 @@ fn the_memory_is_verified_on_its_way_to_where_it_is_wanted() {
     let found = || store.find_state(&id("ws-1.g3"), &made.manifest).unwrap();
     let into = tempfile::tempfile().unwrap();
     into.set_len(RAM).unwrap();
-    found().verify(Some(("memory", &into))).unwrap();
+    let (state, image) = found().verify_but("memory").unwrap();
+    assert_eq!(state.manifest().bytes(), made.bytes);
+    image.load(&into, &|| true).unwrap();
     let content = |file: &File| {
         let mut all = vec![0; 8 << 20];
         file.read_exact_at(&mut all, 0).unwrap();
@@ -123,11 +126,41 @@ fn the_memory_is_verified_on_its_way_to_where_it_is_wanted() {
     };
     assert!(content(&into) == content(&ram()));
     for no_memory in ["devices", "none"] {
-        match found().verify(Some((no_memory, &into))) {
+        match found().verify_but(no_memory) {
             Err(StateError::Corrupt { file, .. }) => assert_eq!(file, no_memory),
             other => panic!("{no_memory}: {other:?}"),
         }
     }
+    // A few blocks after which nobody wants it any more.
+    let left = AtomicU32::new(1);
+    let wanted = || {
+        left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1))
+            .is_ok()
+    };
+    let unwanted = image.load(&tempfile::tempfile().unwrap(), &wanted);
+    assert!(
+        matches!(unwanted, Err(StateError::Io { .. })),
+        "{unwanted:?}"
+    );
+
+    // Only what is not loaded is looked at before.
+    let path = store.state_dir(&id("ws-1.g3")).join("memory");
+    let whole = fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    flipped[1 << 20] ^= 4;
+    fs::write(&path, &flipped).unwrap();
+    let (_, image) = found().verify_but("memory").unwrap();
+    let altered = image.load(&tempfile::tempfile().unwrap(), &|| true);
+    assert!(
+        matches!(&altered, Err(StateError::Corrupt { file, .. }) if file == "memory"),
+        "{altered:?}"
+    );
+    fs::write(&path, &whole[1..]).unwrap();
+    let short = found().verify_but("memory");
+    assert!(
+        matches!(&short, Err(StateError::Corrupt { file, .. }) if file == "memory"),
+        "{short:?}"
+    );
 }
 
 #[test]

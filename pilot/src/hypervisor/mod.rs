@@ -6,7 +6,8 @@
 //!
 //! 1. **stage** verifies every artefact and every byte of the state before anything is started,
 //!    and lays out the guest's writable disks in its own directory. It starts nothing that
-//!    outlives the call.
+//!    outlives the call. Memory that goes from the state straight to where the guest has it is left to
+//!    **start**, which verifies every byte of it before the guest runs.
 //! 2. **start** returns when the guest runs (its processors have been let go), or leaves nothing
 //!    running. It must be called on the thread that lives as long as the pilot: the guest's
 //!    process dies with that thread.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use image_store::{
     BasePin, Digest, DiskEntry, FileEntry, ImageError, Manifest, Placed, Platform, Staged,
-    StateError, Store, VerifiedState, free_bytes, link_or_copy, qcow2,
+    StateError, Store, UnreadMemory, VerifiedState, free_bytes, link_or_copy, qcow2,
 };
 use protocol::lease::StateRef;
 use protocol::workspace::{Artefact, Disk, DiskFormat};
@@ -41,8 +41,10 @@ pub(super) struct Parts {
     pub devices: Vec<String>,
     /// The state to resume from.
     pub state: Option<VerifiedState>,
-    /// The guest's memory, as in the state; none for a driver that has it elsewhere.
+    /// The guest's memory, all zero; none for a driver that has it elsewhere.
     pub memory: Option<Arc<GuestMemory>>,
+    /// What it is to be filled with before the guest runs, and not verified yet.
+    pub image: Option<UnreadMemory>,
 }
 
 /// What a guest's disk is made of.
@@ -94,7 +96,8 @@ pub(super) struct Outfit {
     pub devices: Vec<String>,
     /// Lists of devices that earlier versions gave such a guest; a state with one is resumed so.
     pub earlier_devices: Vec<Vec<String>>,
-    /// Filled from the state, if there is one. None leaves that to the driver.
+    /// The driver fills it from the state, if there is one. None: the state's memory is a file as any
+    /// other.
     pub memory: Option<Arc<GuestMemory>>,
     pub disks: DiskKind,
 }
@@ -120,9 +123,12 @@ pub(super) async fn stage(
         .create(&dir)
         .map_err(|e| node("make the directory", &dir, &e))?;
 
-    let state = match request.state.clone() {
-        None => None,
-        Some(from) => Some(open_state(store, from, &request, &outfit).await?),
+    let (state, image) = match request.state.clone() {
+        None => (None, None),
+        Some(from) => {
+            let (state, image) = open_state(store, from, &request, &outfit).await?;
+            (Some(state), image)
+        }
     };
     let (mut kernel, mut initrd) = (None, None);
     if state.is_none() {
@@ -154,6 +160,7 @@ pub(super) async fn stage(
             .map_or(outfit.devices, |s| s.manifest().devices.clone()),
         state,
         memory: outfit.memory,
+        image,
     })
 }
 
@@ -166,7 +173,7 @@ async fn open_state(
     from: StateRef,
     request: &StageRequest,
     outfit: &Outfit,
-) -> Result<VerifiedState, StageError> {
+) -> Result<(VerifiedState, Option<UnreadMemory>), StageError> {
     let found = {
         let store = store.clone();
         let found = offload("find-state", move || {
@@ -180,13 +187,18 @@ async fn open_state(
             "the state {id} can't be resumed here: {text}"
         )));
     }
-    let memory = outfit.memory.clone();
+    let is_loaded = outfit.memory.is_some();
     let verified = offload("verify-state", move || {
-        found.verify(memory.as_ref().map(|m| (MEMORY, m.file())))
+        if is_loaded {
+            let (state, image) = found.verify_but(MEMORY)?;
+            Ok((state, Some(image)))
+        } else {
+            Ok((found.verify()?, None))
+        }
     });
-    Ok(verified
-        .await
-        .map_err(|e| StageError::Node(e.to_string()))??)
+    let verified: Result<_, StateError> =
+        (verified.await).map_err(|e| StageError::Node(e.to_string()))?;
+    Ok(verified?)
 }
 
 /// The first reason why a state can't be resumed for this request on this node. The hypervisors

@@ -2,7 +2,7 @@
 
 use protocol::codes::Reason;
 use protocol::ids::{
-    EventSeq, Generation, IdempotencyKey, NodeName, SubmitKey, UserName, WorkspaceId,
+    EventSeq, Generation, IdempotencyKey, NodeName, SiteName, SubmitKey, UserName, WorkspaceId,
 };
 use protocol::lease::StateRef;
 use protocol::time::{Span, Timestamp};
@@ -94,4 +94,7 @@ pub struct PastLease {
     pub slot: SubmitKey,
     /// On which node.
     pub node: NodeName,
+    /// The site in whose store its pilot may have made a state without a word of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untold: Option<SiteName>,
 }

@@ -116,6 +116,13 @@ fn a_state_of_a_forgotten_workspace_is_deleted() {
     let by = admin();
     w.step(Event::Cancel { id, by });
     let far = w.now + Span::from_mins(60 * 24 * 365);
+    assert_eq!(forget(&mut w, far, 10), 0, "there may be a state");
+    w.submit("ben", hour());
+    w.pass_ticking(Span::from_secs(5));
+    let other = w.pilot_up();
+    sync_now(&mut w, other);
+    sync_now(&mut w, other);
+    assert!(w.store.discards.is_empty(), "{:?}", w.store.discards);
     assert_eq!(forget(&mut w, far, 10), 1);
     let reply = sync_now(&mut w, p);
     assert_eq!(

@@ -83,6 +83,31 @@ fn a_state_of_a_former_lease_is_refused_and_discarded() {
 }
 
 #[test]
+fn a_state_that_nobody_tells_of_is_discarded_when_the_workspace_goes_on_without_it() {
+    let state = StateId::new("ws-1.g1").unwrap();
+    let mut w = one_site();
+    let (id, _) = running(&mut w, hour());
+    w.pass_ticking(TTL + MARGIN);
+    assert!(w.store.discards.is_empty(), "its pilot may tell of it yet");
+    let new = w.pilot_up();
+    let reply = sync_now(&mut w, new);
+    assert_eq!(w.pilots[new].guests[&id].generation.0, 2);
+    let waits = |w: &World| w.store.discards.iter().any(|d| d.state == state);
+    assert!(reply.discard == [state.clone()] || !waits(&w));
+    sync_now(&mut w, new);
+    sync_now(&mut w, new);
+    assert!(w.store.discards.is_empty(), "{:?}", w.store.discards);
+
+    let mut w = one_site();
+    let (id, _) = running(&mut w, hour());
+    w.pass_ticking(TTL + MARGIN);
+    let by = admin();
+    w.step(Event::Cancel { id: id.clone(), by });
+    assert_eq!(w.state(&id), WorkspaceState::Cancelled);
+    assert!(waits(&w), "{:?}", w.store.discards);
+}
+
+#[test]
 fn a_corrupt_state_falls_back_to_the_image() {
     let mut w = one_site();
     let (id, p) = running(&mut w, hour());

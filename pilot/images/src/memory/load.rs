@@ -11,16 +11,24 @@ use super::{
 };
 use crate::walk::{BlockWork, Buffer, Effort, walk};
 
-/// Reads the memory file at `path`, which is `bytes` long, into `memory`, where there is one; all
-/// of that is zero before.
-pub(crate) fn load(path: &Path, bytes: u64, memory: Option<&File>) -> io::Result<Sum> {
+/// Where an image is loaded to, as long as it is wanted there. All of the memory is zero before.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub memory: &'a File,
+    /// Asked before each block.
+    pub wanted: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// Hashes the memory file at `path`, which is `bytes` long, and loads it on the way, if `into` is
+/// given.
+pub(crate) fn load(path: &Path, bytes: u64, into: Option<Target<'_>>) -> io::Result<Sum> {
     let file = open_past_cache(OpenOptions::new().read(true), path)?;
     is_whole(bytes)?;
     let blocks = ChunkSet::with_data(&file, bytes)?.blocks();
     let load = Load {
         file: &file,
         bytes,
-        memory,
+        into,
     };
     let made = walk(&blocks, Effort::Full, false, &load)?;
     let mut all = vec![NOTHING; usize::try_from(bytes).map_err(io::Error::other)? / CHUNK];
@@ -34,20 +42,23 @@ pub(crate) fn load(path: &Path, bytes: u64, memory: Option<&File>) -> io::Result
 struct Load<'a> {
     file: &'a File,
     bytes: u64,
-    memory: Option<&'a File>,
+    into: Option<Target<'a>>,
 }
 
 impl BlockWork for Load<'_> {
     type Made = Vec<ChunkDigest>;
 
     fn take(&self, block: &mut Buffer, at: u64) -> io::Result<Self::Made> {
+        if self.into.is_some_and(|into| !(into.wanted)()) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let room = block.room(length(self.bytes, at));
         retry_cached(self.file, || self.file.read_exact_at(room, at))?;
         Ok(room.chunks(CHUNK).map(digest).collect())
     }
 
     fn place(&self, block: &Buffer, at: u64, digests: &Self::Made) -> io::Result<()> {
-        let Some(memory) = self.memory else {
+        let Some(Target { memory, .. }) = self.into else {
             return Ok(());
         };
         let mut n = 0;

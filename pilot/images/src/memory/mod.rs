@@ -22,7 +22,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 pub use chunk_set::ChunkSet;
 pub(crate) use image::Image;
-pub(crate) use load::load;
+pub(crate) use load::{Target, load};
 
 use crate::walk::BLOCK;
 
@@ -191,7 +191,15 @@ mod tests {
                 "case {n}"
             );
             let into = memory(*bytes, &[]);
-            assert_eq!(load(&path, *bytes, Some(&into)).unwrap(), saved, "case {n}");
+            let target = Target {
+                memory: &into,
+                wanted: &|| true,
+            };
+            assert_eq!(
+                load(&path, *bytes, Some(target)).unwrap(),
+                saved,
+                "case {n}"
+            );
             assert_eq!(load(&path, *bytes, None).unwrap(), saved, "case {n}");
             assert!(content(&into, *bytes) == content(&from, *bytes), "case {n}");
         }

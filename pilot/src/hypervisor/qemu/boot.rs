@@ -20,6 +20,7 @@ use super::guest::QemuGuest;
 use super::qmp::{Event, Qmp, Version};
 use super::{COMMAND, DEVICES, Driver, GREETING, boot_failed, log_tail};
 use crate::hypervisor::errors::{ControlError, StartError};
+use crate::hypervisor::offload::begin;
 use crate::hypervisor::stage::{PIN_UP_TO, Parts};
 use crate::hypervisor::types::GuestEvent;
 
@@ -40,14 +41,38 @@ pub(super) struct Process {
     pub lease: Option<UnixStream>,
 }
 
-pub(super) async fn start(driver: Arc<Driver>, parts: Parts) -> Result<Started, StartError> {
+pub(super) async fn start(driver: Arc<Driver>, mut parts: Parts) -> Result<Started, StartError> {
+    // QEMU starts meanwhile: it looks at the memory only when it gets the devices.
+    let filled = fill_memory(&mut parts);
     let mut process = spawn(&driver, &parts).await?;
-    let ready = ready(&mut process, &parts).await;
+    let ready = match filled.await {
+        Ok(()) => ready(&mut process, &parts).await,
+        Err(e) => Err(e),
+    };
     if let Err(e) = ready {
         return Err(give_up(process, e).await);
     }
     pin_bases(&driver, &parts);
     Ok(QemuGuest::new(driver, parts, process))
+}
+
+/// Fills the guest's memory from its state, if there is one, and verifies every byte; begins at once.
+/// Dropped, it ends with the block that it is at.
+fn fill_memory(parts: &mut Parts) -> impl Future<Output = Result<(), StartError>> + use<> {
+    let filling = parts.image.take().zip(parts.memory.clone());
+    let filling = filling.map(|(image, memory)| {
+        begin("fill-memory", move |wanted| {
+            image.load(memory.file(), wanted)
+        })
+    });
+    async move {
+        let Some(filling) = filling else {
+            return Ok(());
+        };
+        let loaded = filling.await;
+        let loaded = loaded.map_err(|e| boot_failed("load the guest's memory", &e))?;
+        loaded.map_err(|e| StartError::StateCorrupt(e.to_string()))
+    }
 }
 
 async fn spawn(driver: &Driver, parts: &Parts) -> Result<Process, StartError> {
