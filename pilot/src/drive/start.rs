@@ -85,7 +85,7 @@ pub(super) async fn start(
         path: paths.store.clone(),
         source,
     })?;
-    sweep(&paths.node_state);
+    sweep(&paths.node_state, default_node_state(&paths.scratch));
     let claim = Claim {
         submit_key: &slot.submit_key,
         incarnation: &slot.incarnation,
@@ -290,8 +290,9 @@ fn sweep_store(store: PathBuf) {
     }
 }
 
-/// Undoes what dead pilots of this account have left on this node.
-fn sweep(node_state: &Path) {
+/// Undoes what dead pilots of this account have left on this node, and, in the directory of the
+/// slots, jobs that had no pilot yet.
+fn sweep(node_state: &Path, slots: &Path) {
     let effort = Effort {
         limit: SWEEP_LIMIT,
         force: false,
@@ -320,5 +321,11 @@ fn sweep(node_state: &Path) {
             }
         }
         Err(e) => tracing::warn!(error = chain(&e), "predecessors could not be looked for"),
+    }
+    for slot in reclaim::unbegun(slots) {
+        match reclaim::reclaim(&slot, effort) {
+            Ok(report) => tracing::warn!(%report, "a job had left its slot before its pilot began"),
+            Err(e) => tracing::warn!(error = chain(&e), "an old slot could not be looked at"),
+        }
     }
 }

@@ -15,6 +15,8 @@ use crate::host::processes::ProcessId;
 pub const JOURNAL_FILE: &str = "journal";
 /// Name of the slot file that the rendered job leaves in the scratch directory.
 pub const SLOT_FILE: &str = "slot.toml";
+/// And its name while the job writes it.
+pub const SLOT_FILE_NEW: &str = "slot.toml.new";
 /// The directory of this account's node entries. One per account, because several may share a
 /// node-state directory as they share `/tmp`.
 pub fn node_entries(node_state: &Path) -> PathBuf {

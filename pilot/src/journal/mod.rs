@@ -25,7 +25,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use claim::check_bounds;
 pub use claim::{
-    Claim, JOURNAL_FILE, NODE_ENTRIES_PREFIX, SLOT_FILE, default_node_state, node_entries,
+    Claim, JOURNAL_FILE, NODE_ENTRIES_PREFIX, SLOT_FILE, SLOT_FILE_NEW, default_node_state,
+    node_entries,
 };
 pub use line::{Holder, Line, Marker, NodeIdentity, VERSION, What};
 pub use read::{Damage, Open, Recorded, read, read_node_entry};

@@ -16,7 +16,7 @@ use protocol::text::parse_span;
 use protocol::time::Span;
 use serde::{Deserialize, Serialize};
 
-use super::{Effort, Report, Swept, reclaim, sweep, sweep_domains};
+use super::{Effort, Report, Swept, reclaim, sweep, sweep_domains, unbegun};
 use crate::broker_client::chain;
 use crate::journal::NODE_ENTRIES_PREFIX;
 
@@ -27,7 +27,7 @@ pub struct ReclaimArgs {
     /// Undo the slot with this scratch directory
     #[arg(long, value_name = "DIR")]
     slot: Option<PathBuf>,
-    /// Undo every slot on this node whose pilot is dead and that is registered in this node-state directory
+    /// Undo every slot on this node whose pilot is dead and that is registered in this node-state directory; and the slots in it whose job was killed before its pilot had begun, an hour ago or longer
     #[arg(long, value_name = "DIR")]
     node_state: Option<PathBuf>,
     /// Print one JSON object
@@ -129,6 +129,14 @@ fn outcome(args: &ReclaimArgs) -> Outcome {
         match sweep(node_state, effort) {
             Ok(all) => all.into_iter().for_each(|swept| outcome.add(swept)),
             Err(e) => outcome.add(Swept::Failed(e)),
+        }
+        for slot in unbegun(node_state) {
+            match owner_to_become(&slot) {
+                Some(owner) => outcome.merge(run_as(owner, args, "--slot", &slot)),
+                None => {
+                    outcome.add(reclaim(&slot, effort).map_or_else(Swept::Failed, Swept::Reclaimed))
+                }
+            }
         }
         // Those that no journal names any more.
         let domains = sweep_domains(Path::new(XEN_HELPER));

@@ -5,7 +5,10 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use crate::journal::{JOURNAL_FILE, SLOT_FILE};
+use crate::journal::{JOURNAL_FILE, SLOT_FILE, SLOT_FILE_NEW};
+
+/// What a rendered job makes in its slot before its pilot, and what its pilot makes first.
+pub(super) const OF_THE_BEGINNING: [&str; 3] = [SLOT_FILE, SLOT_FILE_NEW, JOURNAL_FILE];
 
 /// Removes a file, socket, symbolic link (not what it points to) or whole directory.
 /// `Ok(false)`: there was none.
@@ -62,18 +65,15 @@ pub(super) fn unmount(path: &Path) -> io::Result<bool> {
 
 /// True when a directory is only what the rendered job, and perhaps a first, torn write, leave.
 pub(super) fn is_unclaimed_slot(path: &Path) -> bool {
-    holds_nothing_of_others(path)
-        && [SLOT_FILE, JOURNAL_FILE]
-            .iter()
-            .any(|name| path.join(name).exists())
+    holds_nothing_of_others(path) && OF_THE_BEGINNING.iter().any(|name| path.join(name).exists())
 }
 
-/// True when there is nothing in a directory but a slot file and a journal, if that.
+/// True when there is nothing in a directory but [`OF_THE_BEGINNING`], if that.
 pub(super) fn holds_nothing_of_others(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|entries| {
         entries.flatten().all(|entry| {
             let name = entry.file_name();
-            name == SLOT_FILE || name == JOURNAL_FILE
+            OF_THE_BEGINNING.iter().any(|ours| name == *ours)
         })
     })
 }

@@ -19,6 +19,7 @@ pub mod command;
 mod custody;
 mod files;
 mod report;
+mod unbegun;
 mod undo;
 
 use std::fs;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use report::{Leftover, Report, SlotName};
+pub use unbegun::unbegun;
 
 use crate::broker_client::chain;
 use crate::hypervisor::Helper;

@@ -8,15 +8,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::custody::Place;
-use super::files::{absent_is_fine, holds_nothing_of_others, remove_inside, remove_tree, unmount};
+use super::files::{
+    OF_THE_BEGINNING, absent_is_fine, holds_nothing_of_others, remove_inside, remove_tree, unmount,
+};
 use super::report::Report;
 use crate::broker_client::chain;
 use crate::host::cgroup;
 use crate::host::processes::{KillOutcome, ProcessId, marked};
 use crate::hypervisor::Helper;
-use crate::journal::{
-    Holder, JOURNAL_FILE, NodeIdentity, Open, Recorded, SLOT_FILE, What, check_bounds,
-};
+use crate::journal::{Holder, JOURNAL_FILE, NodeIdentity, Open, Recorded, What, check_bounds};
 
 /// A dying process may start another; after so many rounds something keeps on starting them.
 const ROUNDS: u32 = 20;
@@ -48,7 +48,7 @@ pub(super) fn undo(recorded: &Recorded, limit: Duration) -> Report {
 pub(super) fn remove_unclaimed(scratch: &Path) -> Report {
     let mut report = Report::empty(scratch);
     let what = format!("directory {}", scratch.display());
-    let emptied = [SLOT_FILE, JOURNAL_FILE]
+    let emptied = OF_THE_BEGINNING
         .into_iter()
         .try_for_each(|name| absent_is_fine(fs::remove_file(scratch.join(name))).map(drop));
     report.note(

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pilot::host::processes::ProcessId;
 use pilot::journal::{JournalError, What, node_entries};
@@ -362,4 +362,21 @@ fn claim_in(node: &Node, directory: &str) -> Result<pilot::journal::Journal, Jou
         store: &node.root().join("store"),
         node_state: &node.node_state(),
     })
+}
+
+#[test]
+fn a_job_that_was_killed_before_its_pilot_began_is_found_without_an_entry_when_it_is_old() {
+    let node = Node::new();
+    let slot = node.node_state().join("key-1.r0");
+    fs::create_dir(&slot).unwrap();
+    fs::write(slot.join("slot.toml"), "version = 1\n").unwrap();
+    let state = node.node_state().display().to_string();
+    let run = || node.reclaim_command(&["--node-state", &state]);
+    assert!(run().status.success());
+    assert!(slot.exists(), "its pilot may be about to begin");
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let directory = fs::File::open(&slot).unwrap();
+    directory.set_modified(old).unwrap();
+    let output = run();
+    assert!(output.status.success() && !slot.exists(), "{output:?}");
 }

@@ -42,9 +42,10 @@ pub async fn play(options: &Options) -> Result<Summary> {
     let mut watch = Watch::begin();
     let binaries = Binaries::in_dir(&options.programs)?;
     let stage = Stage::set(options.stage, &binaries, &options.guest, &watch)?;
+    watch.be_patient(stage.patience);
     watch.say("site", stage.told);
     let it = Installation::start_with(&stage.setup, stage.binaries.clone()).await?;
-    let ((first, long), (second, short)) = if stage.preempts_first() {
+    let ((first, long), (second, short)) = if stage.is_slow() {
         let short = preemption(&it, &mut watch, &stage, "one").await?;
         let long = one_guest_two_slots(&it, &mut watch, &stage, "two").await?;
         (long, short)
@@ -110,7 +111,7 @@ async fn preemption(
         "--memory",
         "1GiB",
         "--walltime",
-        "5s",
+        stage.site_job,
     ];
     let said = it.lrm_command(&wanted).await?;
     let told = watch.now();
@@ -121,6 +122,13 @@ async fn preemption(
             said.trim()
         ),
     );
+    if stage.is_slow() {
+        watch
+            .follow(it, &id, &mut followed, |f, _| {
+                f.events.iter().any(|e| e.kind == "guest_suspended")
+            })
+            .await?;
+    }
     watch
         .until_the_pilot_is_gone(it, stage, told, &mut followed)
         .await?;

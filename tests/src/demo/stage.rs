@@ -32,10 +32,14 @@ pub struct Stage {
     pub told: &'static str,
     /// From the batch system's first signal to its SIGKILL.
     pub notice: Duration,
-    /// How far the guest of act one counts: further than one slot lasts.
+    /// How far the guest counts that needs more than one slot.
     pub long: u64,
-    /// How far that of act two counts.
+    /// How far the one counts that is preempted.
     pub short: u64,
+    /// How long the site's own job has the node: so long that it is seen empty before a next pilot.
+    pub site_job: &'static str,
+    /// No part of an act takes longer.
+    pub patience: Duration,
     guest: PathBuf,
     site: Option<XenSite>,
 }
@@ -59,6 +63,8 @@ impl Stage {
                 notice: Duration::from_secs(12),
                 long: 50,
                 short: 22,
+                site_job: "5s",
+                patience: Duration::from_secs(180),
                 guest: guest.to_owned(),
                 site: None,
             }),
@@ -77,8 +83,10 @@ impl Stage {
                     told: "a broker, and a batch system whose one node is the host's dom0; pilots \
                            get 200 s, and 150 s from SIGTERM to SIGKILL",
                     notice: Duration::from_secs(150),
-                    long: 180,
+                    long: 150,
                     short: 22,
+                    site_job: "60s",
+                    patience: Duration::from_secs(600),
                     guest: site.guest.clone().context("the host has no guest")?,
                     site: Some(site),
                 })
@@ -94,9 +102,10 @@ impl Stage {
         }
     }
 
-    /// True where a suspend takes so much longer than is foreseen before the first one that a
-    /// preemption has to come first, which leaves time for it: a Xen host under software emulation.
-    pub fn preempts_first(&self) -> bool {
+    /// True for a Xen host under software emulation. A suspend takes so much longer there than is
+    /// foreseen before the first one that a preemption has to come first, which leaves time for it; and
+    /// whoever looks at the host takes its one processor away from it.
+    pub fn is_slow(&self) -> bool {
         self.site.is_some()
     }
 

@@ -14,8 +14,6 @@ use super::stage::Stage;
 use crate::harness::wait::until;
 use crate::harness::{CounterLog, Installation};
 
-/// No part of the demo takes longer than this.
-const PATIENCE: Duration = Duration::from_secs(180);
 /// What is said to be near.
 const DEADLINE_NEAR: Span = Span::from_secs(12);
 /// Pause between two looks.
@@ -27,6 +25,7 @@ pub struct Watch {
     begin: Instant,
     pilots: BTreeMap<SubmitKey, PilotState>,
     near: BTreeSet<SubmitKey>,
+    patience: Duration,
 }
 
 /// One workspace that is watched.
@@ -54,7 +53,13 @@ impl Watch {
             begin: Instant::now(),
             pilots: BTreeMap::new(),
             near: BTreeSet::new(),
+            patience: Duration::from_secs(180),
         }
+    }
+
+    /// From now on nothing that is waited for may take longer.
+    pub fn be_patient(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Time since the beginning.
@@ -73,9 +78,11 @@ impl Watch {
         since: Duration,
         followed: &mut Followed,
     ) -> Result<()> {
-        until("the preempted pilot to be gone", PATIENCE, async || {
-            Ok(stage.is_empty(it)?.then_some(()))
-        })
+        until(
+            "the preempted pilot to be gone",
+            self.patience,
+            async || Ok(stage.is_empty(it)?.then_some(())),
+        )
         .await?;
         followed.preempted_to_empty = self.now().saturating_sub(since);
         let took = followed.preempted_to_empty.as_secs_f64();
@@ -105,7 +112,7 @@ impl Watch {
         followed: &mut Followed,
         enough: impl Fn(&Followed, WorkspaceState) -> bool,
     ) -> Result<WorkspaceState> {
-        let until = self.begin.elapsed() + PATIENCE;
+        let until = self.begin.elapsed() + self.patience;
         loop {
             let state = it.show(id).await?.state;
             self.look_at_console(it, id, followed).await?;
@@ -133,7 +140,7 @@ impl Watch {
     /// # Errors
     /// The broker does not answer, or it takes too long.
     pub async fn until_pilots_are_gone(&mut self, it: &Installation) -> Result<()> {
-        let until = self.begin.elapsed() + PATIENCE;
+        let until = self.begin.elapsed() + self.patience;
         loop {
             self.look_at_pilots(it).await?;
             if self.pilots.values().all(|s| *s == PilotState::Ended) {
