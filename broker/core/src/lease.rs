@@ -11,7 +11,9 @@ use protocol::time::{Span, Timestamp};
 use protocol::workspace::{AdvanceTo, WorkspaceState};
 
 use crate::moves::Loss;
-use crate::records::{Decline, Hold, LeaseRecord, Log, NodeTrouble, PastLease, RECORD_VERSION};
+use crate::records::{
+    Decline, Full, Hold, LeaseRecord, Log, NodeTrouble, PastLease, RECORD_VERSION,
+};
 use crate::state::Broker;
 use crate::tables::Note;
 use crate::words::hour;
@@ -19,6 +21,8 @@ use crate::words::hour;
 /// Leases that start from one state and fail before that state is given up: it may be the guest in
 /// it that always fails.
 const MAX_RESUME_FAILURES: u32 = 3;
+/// So long a slot is taken at its word that it is too small.
+const FULL_FOR: Span = Span::from_mins(2);
 
 /// What users see of a phase; `None` for the end, which is decided and not shown.
 const fn shown(phase: &LeasePhase) -> Option<WorkspaceState> {
@@ -160,6 +164,7 @@ impl Broker {
         };
         let site = self.tables.pilots.get(&lease.slot).map(|p| p.site.clone());
         self.learn_from_stay(&lease, &outcome, run);
+        self.learn_size(now, &lease, &outcome);
         self.learn_fruit(&lease, &outcome, run);
         match outcome {
             EndOutcome::Finished { reason } => self.finished(now, id, run, reason),
@@ -211,6 +216,33 @@ impl Broker {
             self.tables.edit_site(&site, |s| {
                 let more = Span::from_millis(s.slot_cost.as_millis() / 2);
                 s.slot_cost = (s.slot_cost + more + overhead).min(longest);
+            });
+        }
+    }
+
+    /// A slot that is too small for a guest is too small for every one of that size, until another has
+    /// left it: they are not offered one after the other, only to be declined.
+    fn learn_size(&mut self, now: Timestamp, lease: &LeaseRecord, outcome: &EndOutcome) {
+        let too_small = match outcome {
+            EndOutcome::Declined { reason } => reason.code == ReasonCode::SlotTooSmall,
+            EndOutcome::Finished { .. }
+            | EndOutcome::Staged
+            | EndOutcome::Suspended { .. }
+            | EndOutcome::Killed { .. }
+            | EndOutcome::Failed { .. } => false,
+        };
+        let slot = (self.tables.pilots.get(&lease.slot)).and_then(|p| p.slot.as_ref());
+        let before = slot.and_then(|s| s.full);
+        let least = before.filter(|f| f.until > now).map(|f| f.memory_mib);
+        let full = too_small.then(|| Full {
+            memory_mib: lease.resources.memory_mib.min(least.unwrap_or(u64::MAX)),
+            until: now + FULL_FOR,
+        });
+        if full != before {
+            self.tables.edit_pilot(&lease.slot, |p| {
+                if let Some(slot) = &mut p.slot {
+                    slot.full = full;
+                }
             });
         }
     }

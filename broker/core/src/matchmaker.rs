@@ -155,7 +155,9 @@ impl Broker {
             .and_then(|id| self.tables.workspaces.get(id))
             .is_some_and(|w| {
                 let declined = offer.slot.declined.get(&w.id);
-                declined.is_none_or(|d| d.until <= now) && is_useful(key, need(w), offer)
+                declined.is_none_or(|d| d.until <= now)
+                    && is_useful(key, need(w), offer)
+                    && !is_full(now, key, need(w), offer)
             })
     }
 
@@ -200,4 +202,15 @@ fn is_useful(key: &ClassKey, need: Span, offer: &Offer<'_>) -> bool {
         need.min(offer.worth)
     };
     offer.useful >= least
+}
+
+/// True while the slot has said that it is too small for such a guest: because of its time, unless this
+/// one needs less than there is; because of what all its guests would need at its end, unless this one
+/// bears a kill.
+fn is_full(now: Timestamp, key: &ClassKey, need: Span, offer: &Offer<'_>) -> bool {
+    (offer.slot.full).is_some_and(|full| {
+        full.until > now
+            && key.resources().memory_mib >= full.memory_mib
+            && (key.owed || need > offer.useful)
+    })
 }

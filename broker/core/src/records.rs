@@ -10,7 +10,9 @@ mod workspace;
 
 pub use costs::{CostRecord, EvictionLedger};
 pub use lease::{Hold, LeaseRecord};
-pub use pilot::{CancelProgress, Decline, LrmSide, PilotRecord, SlotRecord, SubmitProgress, Told};
+pub use pilot::{
+    CancelProgress, Decline, Full, LrmSide, PilotRecord, SlotRecord, SubmitProgress, Told,
+};
 pub use site::{CourtesyLedger, NodeTrouble, Refusal, Refused, SiteRecord, SuspendRate, Terms};
 pub use workspace::{PastLease, Wish, WorkspaceRecord};
 

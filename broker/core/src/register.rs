@@ -147,6 +147,7 @@ impl Broker {
                 acknowledged: EventSeq(0),
                 told: None,
                 declined: BTreeMap::new(),
+                full: None,
             });
         });
         let note = Note::new(now, "registered", text);

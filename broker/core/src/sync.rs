@@ -154,6 +154,9 @@ impl Broker {
             if let Some(slot) = &mut p.slot {
                 slot.heard = now;
                 slot.number = request.number;
+                if request.slot.end > slot.status.end {
+                    slot.full = None;
+                }
                 slot.status = request.slot.clone();
                 slot.free = request.free;
                 slot.used = request.used;

@@ -27,7 +27,7 @@ pub struct ReclaimArgs {
     /// Undo the slot with this scratch directory
     #[arg(long, value_name = "DIR")]
     slot: Option<PathBuf>,
-    /// Undo every slot on this node whose pilot is dead and that is registered in this node-state directory; and the slots in it whose job was killed before its pilot had begun, an hour ago or longer
+    /// Undo every slot on this node whose pilot is dead and that is registered in this node-state directory; and slots in it whose job was killed an hour ago or longer, before its pilot began
     #[arg(long, value_name = "DIR")]
     node_state: Option<PathBuf>,
     /// Print one JSON object

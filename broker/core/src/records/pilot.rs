@@ -191,6 +191,19 @@ pub struct SlotRecord {
     pub told: Option<Told>,
     /// Workspaces that it did not take, not offered again for a while.
     pub declined: BTreeMap<WorkspaceId, Decline>,
+    /// It has said that it is too small for a guest, for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<Full>,
+}
+
+/// A slot that declined a guest because of its time or of what its other guests need: it would decline
+/// every other one of that size as well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Full {
+    /// Memory of the smallest guest that it declined, MiB.
+    pub memory_mib: u64,
+    /// It may be asked again then.
+    pub until: Timestamp,
 }
 
 /// The news in a sync answer.

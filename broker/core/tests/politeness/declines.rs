@@ -64,6 +64,37 @@ fn a_slot_with_a_short_notice_is_not_offered_what_it_would_decline() {
 }
 
 #[test]
+fn what_is_too_large_for_a_slot_is_not_offered_it_one_after_the_other() {
+    let mut w = one_site();
+    for _ in 0..20 {
+        w.submit("anna", owed(1024, Span::from_mins(40)));
+    }
+    let pilot = w.pilot_up();
+    let offered = w.pilots[pilot].guests.len();
+    let no = declined(
+        ReasonCode::SlotTooSmall,
+        "too little time left in this slot",
+    );
+    end_leases(&mut w, pilot, &no);
+    w.sync(pilot);
+    assert!(
+        offered > 0 && w.pilots[pilot].guests.is_empty(),
+        "{offered}"
+    );
+    let small = w.submit("ben", owed(256, Span::from_mins(40)));
+    w.sync(pilot);
+    assert!(w.pilots[pilot].guests.contains_key(&small), "it is smaller");
+    assert_eq!(w.pilots[pilot].guests.len(), 1);
+    // When another has left it there is more of it.
+    let done = EndOutcome::Finished {
+        reason: Reason::new(ReasonCode::GuestPoweredOff, "done"),
+    };
+    end_leases(&mut w, pilot, &done);
+    w.sync(pilot);
+    assert!(!w.pilots[pilot].guests.is_empty());
+}
+
+#[test]
 fn what_every_slot_declines_is_not_sent_again_for_hours() {
     let mut w = one_site();
     let id = w.submit("anna", owed(1024, Span::from_mins(40)));
