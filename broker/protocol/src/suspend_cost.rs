@@ -18,6 +18,9 @@
 //! * mean + 2 sigma of the times, in parts of the estimate;
 //! * the worst of the kept samples and a bit: what a disk has done once it may do again.
 //!
+//! A sample that [`FACTOR`] does not explain counts while it is among the latest [`ENOUGH`] of its size: what
+//! slows a disk down lasts, but one odd suspend does not double what is set aside for the next thirty.
+//!
 //! Where fewer than three small or large ones tell the fixed part from the rate, the rate is taken no
 //! better than without that: one odd suspend must not make the budget of a much larger one too short.
 //!
@@ -323,10 +326,16 @@ fn careful_rate(large: &[(f64, f64)]) -> f64 {
     }
 }
 
-/// How far times go beyond their estimates.
-fn spread(times: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
-    let ratios: Vec<f64> = times.clone().map(|(t, estimate)| t / estimate).collect();
-    let (took, estimated) = times.fold((0.0, 0.0), |(a, b), (t, e)| (a + t, b + e));
+/// How far times go beyond their estimates; the oldest first.
+fn spread(times: impl ExactSizeIterator<Item = (f64, f64)>) -> f64 {
+    let latest = times.len().saturating_sub(ENOUGH);
+    let counts = |(n, (t, estimate)): &(usize, (f64, f64))| *n >= latest || *t <= FACTOR * estimate;
+    let times = times.enumerate().filter(counts).map(|(_, time)| time);
+    let times: Vec<(f64, f64)> = times.collect();
+    let ratios: Vec<f64> = times.iter().map(|(t, estimate)| t / estimate).collect();
+    let (took, estimated) = times
+        .iter()
+        .fold((0.0, 0.0), |(a, b), (t, e)| (a + t, b + e));
     let (mean, sigma) = mean_and_sigma(&ratios);
     let worst = ratios.iter().copied().fold(0.0, f64::max);
     let beyond = if worst > FACTOR {
@@ -508,7 +517,7 @@ mod tests {
             CostModel::of(samples).cost(bytes).budget
         };
         assert!(push(&mut samples, 900) >= ms(1000));
-        for _ in 0..KEPT - 1 {
+        for _ in 0..ENOUGH - 1 {
             assert!(push(&mut samples, 200) >= ms(1000), "not so soon");
         }
         assert!(push(&mut samples, 200) <= ms(400));

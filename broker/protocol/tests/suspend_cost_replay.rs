@@ -187,7 +187,7 @@ fn a_write_that_something_hit_raises_the_budget_while_it_is_remembered() {
             if s.odd {
                 hit = Some((n, s.took));
             }
-            if let Some((at, took)) = hit.filter(|(at, _)| n > *at && n <= at + KEPT) {
+            if let Some((at, took)) = hit.filter(|(at, _)| n > *at && n <= at + ENOUGH) {
                 let least = took * 0.6; // a smaller one needs less
                 assert!(
                     s.budget >= least,
