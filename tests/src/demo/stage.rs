@@ -75,6 +75,7 @@ impl Stage {
                     walltime: "200s",
                     notice: "150s",
                     lease_ttl: "30s",
+                    margin: "20s",
                     ..site.setup(Guests::Xen, 0)
                 };
                 Ok(Self {

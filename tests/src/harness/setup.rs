@@ -71,6 +71,8 @@ pub struct Setup {
     pub lease_ttl: &'static str,
     /// What a stay costs, by the site's configuration; a lease must gain twice that.
     pub overhead: &'static str,
+    /// Kept free at the end of a slot, by the site's configuration.
+    pub margin: &'static str,
     /// Lines for the section `[provision]` of the broker's configuration.
     pub provision_extra: &'static str,
     /// Lines for the end of the LRM's configuration.
@@ -98,6 +100,7 @@ impl Setup {
             idle_limit: "5s",
             lease_ttl: "12s",
             overhead: "5s",
+            margin: "1s",
             provision_extra: "",
             lrm_extra: String::new(),
             batch: None,
@@ -137,6 +140,7 @@ impl Setup {
             idle_limit,
             lease_ttl,
             overhead,
+            margin,
             provision_extra,
             ..
         } = self;
@@ -200,7 +204,7 @@ command_timeout = "{patience}"
 walltime_min = "{walltime}"
 walltime_max = "{walltime}"
 notice = "{notice}"
-margin = "1s"
+margin = "{margin}"
 overhead = "{overhead}"
 nodes = {job_nodes}
 max_queued = 1
