@@ -64,7 +64,10 @@ fn undo(entry: &Entry, by_force: bool, done: &mut Reclaimed) {
         }
     }
     // What it was made by ends without it; before that, it may be made yet.
-    if lock.is_none() && registry::find(&entry.uuid).is_some() && until_free(entry).is_none() {
+    if lock.is_none() {
+        lock = until_free(entry);
+    }
+    if lock.is_none() && registry::find(&entry.uuid).is_some() {
         let why = "its helper is still at work; try again".to_owned();
         done.left.push((domain, why));
         return;
@@ -81,7 +84,8 @@ fn undo(entry: &Entry, by_force: bool, done: &mut Reclaimed) {
     }
 }
 
-/// Waits until the helper of the guest, and what it has called, are gone.
+/// Waits until the helper of the guest, and what it has called, are gone; none also when it has taken
+/// its entry with it.
 fn until_free(entry: &Entry) -> Option<fs::File> {
     for _ in 0..OWN_TIME {
         registry::find(&entry.uuid)?;
