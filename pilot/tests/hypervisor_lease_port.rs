@@ -1,5 +1,5 @@
-//! The guest's lease port: what is said there arrives, also after a suspend, and states from
-//! before there was such a port are still resumed.
+//! The guest's lease port: states from before there was such a port are still resumed. What is said
+//! there is a rule of the contract (`hypervisor_conformance`).
 
 #[expect(dead_code, reason = "shared by several test programs")]
 mod guests;
@@ -7,86 +7,17 @@ mod guests;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use guests::{LONG, Site, complaints, console, counts_to, eventually, first_seen, suspend};
-use pilot::hypervisor::{Guest, GuestEvent, GuestEvents};
-use pilot_core::guest_words::{Said, Words};
+use guests::{Site, complaints, counts_to, first_seen, suspend};
+use pilot_core::guest_words::Words;
 use protocol::codes::ReasonCode;
 use protocol::slot_file::HypervisorKind;
-use protocol::time::{Span, Timestamp};
-
-async fn says(events: &mut GuestEvents, wanted: Said) {
-    loop {
-        let event = tokio::time::timeout(LONG, events.next());
-        match event.await.expect("the guest's agent says it").unwrap() {
-            GuestEvent::Said(said) if said == wanted => return,
-            GuestEvent::Said(_) | GuestEvent::IoError(_) | GuestEvent::Flushed => {}
-            GuestEvent::Exited(how) => panic!("{how:?} instead of {wanted:?}"),
-        }
-    }
-}
-
-/// Waits until the guest's agent has got `words`.
-async fn hears(guest: &Guest, kind: HypervisorKind, words: &Words) {
-    let line = match kind {
-        HypervisorKind::Qemu | HypervisorKind::Xen => format!("LEASE-TOLD {words}"),
-        HypervisorKind::Null => format!("told `{words}`"),
-    };
-    eventually(&format!("the guest hears `{words}`"), || {
-        console(guest).contains(&line).then_some(())
-    })
-    .await;
-}
+use protocol::time::Span;
 
 fn soon() -> Words {
     Words::SuspendSoon {
         left: Span::from_secs(10),
         reason: ReasonCode::SlotEnding,
     }
-}
-
-async fn a_guest_is_told_and_answers_in_every_slot(kind: HypervisorKind, ready: &str) {
-    let site = Site::new(kind);
-    let spec = site.spec(ready);
-    let slot = site.slot("s1");
-    let (guest, mut events) = slot.run(1, &spec, None).await;
-    says(&mut events, Said::Hello).await;
-    guest.tell(&Words::Hello);
-    let left = Words::TimeLeft {
-        left: Span::from_secs(300),
-        reason: ReasonCode::SlotEnding,
-    };
-    guest.tell(&left);
-    hears(&guest, kind, &left).await;
-    guest.tell(&soon());
-    hears(&guest, kind, &soon()).await;
-    says(&mut events, Said::Ready).await;
-    let before = first_seen(&guest).await;
-    let made = suspend(&guest).await;
-
-    let slot = site.slot("s2");
-    let (guest, mut events) = slot.run(2, &spec, Some(&made.state)).await;
-    let resumed = Words::Resumed {
-        away: Span::from_secs(61),
-        now: Timestamp::from_secs(1_900_000_000),
-    };
-    guest.tell(&resumed);
-    hears(&guest, kind, &resumed).await;
-    guest.tell(&soon());
-    says(&mut events, Said::Ready).await;
-    assert_eq!(first_seen(&guest).await.boot, before.boot);
-    assert_eq!(complaints(&guest), [""; 0]);
-    guest.kill().await;
-    guest.tell(&soon()); // to nobody
-}
-
-#[tokio::test]
-async fn a_null_guest_is_told_and_answers_in_every_slot() {
-    a_guest_is_told_and_answers_in_every_slot(HypervisorKind::Null, "null.says_ready").await;
-}
-
-#[tokio::test]
-async fn a_real_guest_is_told_and_answers_in_every_slot() {
-    a_guest_is_told_and_answers_in_every_slot(HypervisorKind::Qemu, "ready").await;
 }
 
 /// A QEMU that makes guests as they were made before they had a lease port.

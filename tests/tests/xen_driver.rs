@@ -13,6 +13,7 @@ fn the_driver_keeps_the_main_rules_of_the_contract() -> Result<()> {
         "xen::a_suspend_can_be_called_off",
         "xen::a_suspended_guest_goes_on_in_another_slot_as_often_as_wanted",
         "xen::a_damaged_state_does_not_start",
+        "xen::a_guest_is_told_of_itself_and_of_its_time_in_every_slot",
     ];
     let exactly = [&["--exact"], rules.as_slice()].concat();
     on_hosts("hypervisor_conformance", &[], &[&exactly])

@@ -3,16 +3,24 @@
 use anyhow::{Context, Result, ensure};
 use e2e::harness::wait::{PATIENCE, until};
 use e2e::harness::xen::XenSite;
-use e2e::harness::xen_tests::on_hosts;
+use e2e::harness::xen_tests::{on_a_host_to_throw_away, on_hosts};
 use e2e::harness::{Binaries, Guests, Installation, Setup, guest_dir};
 use e2e::requests;
 use protocol::time::Span;
 use protocol::workspace::WorkspaceState;
 
-/// All the rules that hold for all hypervisors, as the user that pilots run as.
+/// All the rules that hold for all hypervisors, and those for disks and networks that are Xen's alone,
+/// as the user that pilots run as.
 #[test]
 fn the_driver_keeps_the_whole_contract() -> Result<()> {
-    on_hosts("hypervisor_conformance", &[], &[&["xen::"]])
+    on_hosts("hypervisor_conformance", &[], &[&["xen::", "xen_host::"]])
+}
+
+/// The host's xenstored dies while a guest runs: nothing is said to be gone that may be there.
+#[test]
+fn without_xenstored_no_guest_is_said_to_be_gone() -> Result<()> {
+    let test = "without_xenstored_no_guest_is_said_to_be_gone";
+    on_a_host_to_throw_away("hypervisor_xen_store", &["--root"], &["--exact", test])
 }
 
 /// A guest that is suspended on one host goes on on another that sees the same store.

@@ -50,6 +50,8 @@ async fn a_guest_counts_on_over_a_preemption_and_the_end_of_a_slot() -> Result<(
     let log = CounterLog::read(&console);
     assert!(log.is_unbroken(), "{log:?}\n{story}\n{console}");
     assert_eq!(log.first, Some(1), "{console}");
+    // Its agent hears the pilot over xenstore, also in a later slot.
+    assert!(console.contains("LEASE-TOLD resumed "), "{console}");
     it.is_clean().await?;
     site.is_clean().await?;
     it.life_is_sound(&id).await?;

@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt;
 
 use xen_helper::Order;
 
+use crate::context;
+
 /// What the administrator has to say; root's file of lines `key = value`.
 const FILE: &str = "/etc/workspace-pilot/xen-helper.conf";
 
@@ -97,6 +99,17 @@ pub fn check(order: &Order, rules: &Rules) -> Result<(), String> {
     if order.kernel.is_none() && order.state_bytes.is_none() {
         return Err("a guest that boots needs a kernel".to_owned());
     }
+    if let Some(bytes) = order.state_bytes {
+        // A stream has 0.3 % beside the memory, and the descriptions of devices.
+        let most = (order.memory_mib + order.memory_mib / 50 + 64) << 20;
+        if bytes > most {
+            return Err(format!(
+                "a state of {bytes} bytes is more than a guest of {} MiB has",
+                order.memory_mib
+            ));
+        }
+    }
+    context::check(order)?;
     match &order.mac {
         None => Ok(()),
         Some(mac) if !is_own_mac(mac) => {
@@ -113,7 +126,10 @@ pub fn check(order: &Order, rules: &Rules) -> Result<(), String> {
 fn is_own_mac(mac: &str) -> bool {
     let bytes: Vec<Option<u8>> = mac
         .split(':')
-        .map(|b| u8::from_str_radix(b, 16).ok().filter(|_| b.len() == 2))
+        .map(|b| {
+            let plain = b.len() == 2 && b.chars().all(|c| c.is_ascii_hexdigit());
+            u8::from_str_radix(b, 16).ok().filter(|_| plain)
+        })
         .collect();
     bytes.len() == 6
         && bytes.iter().all(Option::is_some)
@@ -177,12 +193,12 @@ pub fn render(
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use xen_helper::Kind;
 
     use super::*;
 
-    fn order() -> Order {
+    pub fn order() -> Order {
         Order {
             workspace: "ws-1.g3".to_owned(),
             marker: "slot.4".to_owned(),
@@ -194,6 +210,8 @@ mod tests {
             cmdline: "console=hvc0 quiet".to_owned(),
             disks: Vec::new(),
             mac: None,
+            hostname: "ws-1".to_owned(),
+            user_data: String::new(),
             state_bytes: None,
         }
     }
@@ -245,9 +263,20 @@ mod tests {
             "53:54:00:12:34:56",
             "52:54:00:12:34",
             "52:54:00:12:34:5,bridge=x",
+            "52:54:00:12:34:+5",
         ] {
             assert!(check(&with(bad), &bridged).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_state_is_no_longer_than_its_guest() {
+        let of = |state_bytes| Order {
+            state_bytes: Some(state_bytes),
+            ..order()
+        };
+        check(&of(129 << 20), &Rules::default()).unwrap();
+        assert!(check(&of(1 << 30), &Rules::default()).is_err());
     }
 
     #[test]

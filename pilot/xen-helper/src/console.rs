@@ -9,10 +9,15 @@ use nix::fcntl::OFlag;
 
 use crate::xen;
 
+fn is_terminal(path: &str) -> bool {
+    path.strip_prefix("/dev/pts/")
+        .is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()))
+}
+
 /// Copies the console of a domain on a thread of its own, until the domain is gone.
 pub fn follow(domain: u32) -> Result<JoinHandle<()>, String> {
     let tty = xen::read(domain, "console/tty")
-        .filter(|tty| tty.starts_with("/dev/pts/"))
+        .filter(|tty| is_terminal(tty))
         .ok_or("the guest has no console; does xenconsoled run?")?;
     let mut tty = OpenOptions::new()
         .read(true)

@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -11,22 +13,25 @@ use std::time::Duration;
 use xen_helper::{How, Order, Told, command};
 
 use crate::caller::Caller;
-use crate::start::{self, Started};
+use crate::start::{self, LEASE, Started};
 use crate::tool;
+use crate::words::Words;
 use crate::xen::{self, Stopped};
 
-/// The longest order, and the longest command.
-const LONGEST_LINE: u64 = 64 << 10;
+/// The longest order: most of it is the user's data.
+const LONGEST_ORDER: u64 = 256 << 10;
+/// The longest command.
+const LONGEST_LINE: u64 = 4 << 10;
 /// The guest is looked at so often even when xenstored says nothing.
 const LOOK: Duration = Duration::from_secs(20);
 /// A guest may take its time to hear that it is to switch itself off.
 const SHUTDOWN: Duration = Duration::from_secs(70);
 /// Where the guest's agent writes what it has to say, below its own node.
 const AGENT: &str = "data/workspace-agent";
-/// Where it finds what it is told.
-const LEASE: &str = "data/workspace-lease";
 /// The longest that is passed on of what the agent says.
 const LONGEST_WORD: usize = 200;
+/// The agent is heard once in this time: each hearing costs dom0 a process.
+const REST: Duration = Duration::from_millis(200);
 
 enum Event {
     /// The pilot says something.
@@ -37,6 +42,16 @@ enum Event {
     Changed,
     /// The agent has written something.
     Spoke,
+}
+
+/// What the agent has done. A guest may write without end: this takes no room, and its own helper
+/// nothing but the time to look at it.
+#[derive(Debug, Default)]
+struct Ear {
+    /// How often it has written.
+    heard: AtomicU64,
+    /// An [`Event::Spoke`] is under way, or the last one is recent.
+    noted: AtomicBool,
 }
 
 /// To the pilot. When it is gone, so is whom this was for.
@@ -56,7 +71,7 @@ pub fn run(caller: Caller) -> Result<(), String> {
     let mut input = BufReader::with_capacity(1 << 20, input);
     let mut line = String::new();
     (&mut input)
-        .take(LONGEST_LINE)
+        .take(LONGEST_ORDER)
         .read_line(&mut line)
         .map_err(|e| format!("read the order: {e}"))?;
     let order: Order = serde_json::from_str(&line).map_err(|e| format!("read the order: {e}"))?;
@@ -69,7 +84,8 @@ pub fn run(caller: Caller) -> Result<(), String> {
     };
     let entry = started.entry.clone();
     let (send, events) = channel();
-    let listening = listen(input, &send).and_then(|()| watch(started.domain, &send));
+    let ear = Arc::new(Ear::default());
+    let listening = listen(input, &send).and_then(|()| watch(started.domain, &send, &ear));
     let mut watcher = match listening {
         Ok(watcher) => watcher,
         Err(e) => {
@@ -80,7 +96,7 @@ pub fn run(caller: Caller) -> Result<(), String> {
     };
     let (uuid, name) = (entry.uuid.clone(), entry.name.clone());
     tell(&Told::Running { uuid, name });
-    let how = live(&started, &events);
+    let how = live(&started, &events, &ear);
     let how = match start::remove(&entry) {
         Ok(()) => how,
         Err(_) => How::Left,
@@ -125,7 +141,7 @@ fn listen(input: BufReader<File>, send: &Sender<Event>) -> io::Result<()> {
 }
 
 /// Passes on that a domain has stopped, and that the agent has said something.
-fn watch(domain: u32, send: &Sender<Event>) -> io::Result<Child> {
+fn watch(domain: u32, send: &Sender<Event>, ear: &Arc<Ear>) -> io::Result<Child> {
     let agent = format!("/local/domain/{domain}/{AGENT}");
     let mut child = tool::program("xenstore-watch")
         .args(["@releaseDomain", &agent])
@@ -136,7 +152,7 @@ fn watch(domain: u32, send: &Sender<Event>) -> io::Result<Child> {
     let Some(out) = child.stdout.take() else {
         return Err(io::Error::other("xenstore-watch says nothing"));
     };
-    let send = send.clone();
+    let (send, ear) = (send.clone(), Arc::clone(ear));
     thread::Builder::new()
         .name("watch".to_owned())
         .spawn(move || {
@@ -144,6 +160,10 @@ fn watch(domain: u32, send: &Sender<Event>) -> io::Result<Child> {
                 let event = if line.starts_with('@') {
                     Event::Changed
                 } else {
+                    ear.heard.fetch_add(1, Ordering::AcqRel);
+                    if ear.noted.swap(true, Ordering::AcqRel) {
+                        continue;
+                    }
                     Event::Spoke
                 };
                 if send.send(event).is_err() {
@@ -156,10 +176,24 @@ fn watch(domain: u32, send: &Sender<Event>) -> io::Result<Child> {
 }
 
 /// Until the guest has come to an end, or has to.
-fn live(started: &Started, events: &Receiver<Event>) -> How {
+fn live(started: &Started, events: &Receiver<Event>, ear: &Ear) -> How {
     let (uuid, name) = (started.entry.uuid.as_str(), started.entry.name.as_str());
+    let mut told = Words::new(uuid);
+    // How much of what the agent wrote was heard, after which it rests.
+    let mut rests_at = None;
     loop {
-        match events.recv_timeout(LOOK) {
+        let wait = rests_at.map_or(LOOK, |_| REST);
+        let mut event = events.recv_timeout(wait);
+        if let (Err(RecvTimeoutError::Timeout), Some(heard)) = (&event, rests_at) {
+            rests_at = None;
+            ear.noted.store(false, Ordering::Release);
+            if ear.heard.load(Ordering::Acquire) == heard {
+                continue;
+            }
+            ear.noted.store(true, Ordering::Release);
+            event = Ok(Event::Spoke);
+        }
+        match event {
             Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => return How::Destroyed,
             Ok(Event::Line(line)) => {
                 let (number, words) = line.split_once(' ').unwrap_or((&line, ""));
@@ -167,10 +201,11 @@ fn live(started: &Started, events: &Receiver<Event>) -> How {
                 if words == command::KILL {
                     return How::Destroyed;
                 }
-                let error = obey(started, words).err();
+                let error = obey(started, words, &mut told).err();
                 tell(&Told::Answer { number, error });
             }
             Ok(Event::Spoke) => {
+                rests_at = Some(ear.heard.load(Ordering::Acquire));
                 if let Some(text) = xen::read(started.domain, AGENT).filter(|t| !t.is_empty()) {
                     let plain = |c: &char| *c == ' ' || c.is_ascii_graphic();
                     let text: String = text.chars().filter(plain).take(LONGEST_WORD).collect();
@@ -197,7 +232,7 @@ fn live(started: &Started, events: &Receiver<Event>) -> How {
     }
 }
 
-fn obey(started: &Started, words: &str) -> Result<(), String> {
+fn obey(started: &Started, words: &str, told: &mut Words) -> Result<(), String> {
     let (uuid, name) = (&started.entry.uuid, &started.entry.name);
     match words.split_once(' ').unwrap_or((words, "")) {
         (command::PAUSE, "") => xen::pause(uuid, name),
@@ -214,11 +249,8 @@ fn obey(started: &Started, words: &str) -> Result<(), String> {
                 .map_err(|e| e.to_string())
         }
         (command::TELL, text) => {
-            let plain = |c: char| c == ' ' || c.is_ascii_graphic();
-            if text.len() > 200 || !text.chars().all(plain) {
-                return Err("what the guest is told is not plain text".to_owned());
-            }
-            xen::write(started.domain, LEASE, text)
+            told.add(text)?;
+            xen::write(started.domain, &[(LEASE, &told.value())])
         }
         _ => Err(format!("the command `{words}` is not known")),
     }

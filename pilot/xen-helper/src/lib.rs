@@ -57,6 +57,10 @@ pub struct Order {
     pub disks: Vec<PathBuf>,
     /// Ethernet address of its interface on the helper's bridge; none for no network.
     pub mac: Option<String>,
+    /// The guest's name for itself: letters, digits, dots, dashes and underlines.
+    pub hostname: String,
+    /// Its user's data, 64 KiB at most, in base64.
+    pub user_data: String,
     /// Length of the stream that follows; none boots.
     pub state_bytes: Option<u64>,
 }
@@ -71,7 +75,7 @@ pub mod command {
     pub const SHUTDOWN: &str = "shutdown";
     /// Destroy it.
     pub const KILL: &str = "kill";
-    /// `tell WORDS`: the words go to its xenstore node.
+    /// `tell WORDS`: the words go to its xenstore node, after those that it was told before.
     pub const TELL: &str = "tell";
 }
 

@@ -12,6 +12,7 @@
 mod caller;
 mod config;
 mod console;
+mod context;
 mod guest;
 mod loops;
 mod reclaim;
@@ -19,10 +20,12 @@ mod registry;
 mod save;
 mod start;
 mod tool;
+mod words;
 mod xen;
 
 use std::process::ExitCode;
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
 use caller::Caller;
@@ -53,6 +56,7 @@ fn verb() -> Result<(), String> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let caller = Caller::find().map_err(|e| format!("start: {e}"))?;
+    shed_limits().map_err(|e| format!("lift the caller's limits: {e}"))?;
     FOR_THE_PILOT_ALONE
         .into_iter()
         .collect::<SigSet>()
@@ -66,6 +70,22 @@ fn verb() -> Result<(), String> {
         ["info"] => info(),
         _ => Err("understand: say guest, save UUID, reclaim MARKER, sweep or info".to_owned()),
     }
+}
+
+/// The limits of a job are for its own programs: one on processor time would kill `xl` in a save, one
+/// on files would tear the registry.
+fn shed_limits() -> nix::Result<()> {
+    for of in [
+        Resource::RLIMIT_CPU,
+        Resource::RLIMIT_FSIZE,
+        Resource::RLIMIT_AS,
+        Resource::RLIMIT_DATA,
+        Resource::RLIMIT_MEMLOCK,
+        Resource::RLIMIT_NPROC,
+    ] {
+        setrlimit(of, RLIM_INFINITY, RLIM_INFINITY)?;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, 1024, 4096)
 }
 
 fn info() -> Result<(), String> {

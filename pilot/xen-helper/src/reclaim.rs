@@ -20,7 +20,7 @@ pub fn run(caller: Caller, marker: Option<&str>) -> Result<(), String> {
     if marker.is_some_and(|m| m.len() < 8) {
         return Err("reclaim: the marker is shorter than 8 letters".to_owned());
     }
-    let (entries, torn) = registry::all().map_err(|e| format!("reclaim: {e}"))?;
+    let (entries, odd) = registry::all().map_err(|e| format!("reclaim: {e}"))?;
     let mut done = Reclaimed::default();
     for entry in entries.iter().filter(|e| caller.may_touch(e.uid)) {
         match marker {
@@ -29,11 +29,10 @@ pub fn run(caller: Caller, marker: Option<&str>) -> Result<(), String> {
             Some(_) => {}
         }
     }
-    // A helper writes its entry under a lock, before it makes anything.
-    for path in torn {
-        if fs::File::open(&path).is_ok_and(|f| f.try_lock().is_ok()) {
-            let _ = fs::remove_file(&path);
-        }
+    if caller.is_root() {
+        let why = || "it is no entry of the registry".to_owned();
+        let odd = odd.iter().map(|path| (path.display().to_string(), why()));
+        done.left.extend(odd);
     }
     println!(
         "{}",
@@ -65,7 +64,10 @@ fn undo(entry: &Entry, by_force: bool, done: &mut Reclaimed) {
         }
     }
     // What it was made by ends without it; before that, it may be made yet.
-    if lock.is_none() && registry::find(&entry.uuid).is_some() && until_free(entry).is_none() {
+    if lock.is_none() {
+        lock = until_free(entry);
+    }
+    if lock.is_none() && registry::find(&entry.uuid).is_some() {
         let why = "its helper is still at work; try again".to_owned();
         done.left.push((domain, why));
         return;
@@ -82,7 +84,8 @@ fn undo(entry: &Entry, by_force: bool, done: &mut Reclaimed) {
     }
 }
 
-/// Waits until the helper of the guest, and what it has called, are gone.
+/// Waits until the helper of the guest, and what it has called, are gone; none also when it has taken
+/// its entry with it.
 fn until_free(entry: &Entry) -> Option<fs::File> {
     for _ in 0..OWN_TIME {
         registry::find(&entry.uuid)?;

@@ -2,7 +2,7 @@
 //! after it. The helper that lives with a guest holds a lock on its file.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 const PLACE: &str = "/run/workspace-pilot/xen";
 /// Held while memory is asked for and taken.
 const ADMISSION: &str = ".admission";
+/// Before the name of an entry that is being written.
+const UNFINISHED: &str = ".new-";
 
 /// A domain that was made, or was about to be.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -68,26 +70,27 @@ impl Entry {
         Ok(place()?.join(&self.uuid))
     }
 
-    /// Writes it down; the lock is held as long as the file is open.
+    /// Writes it down; the lock is held as long as the file is open. It has its name only when it is
+    /// whole and locked: a sweep takes what is not for a dead helper's.
     pub fn register(&self) -> Result<File, String> {
         let path = self.path()?;
+        let unfinished = path.with_file_name(format!("{UNFINISHED}{}", self.uuid));
         let at = |e: io::Error| format!("can't write {}: {e}", path.display());
         let mut file = OpenOptions::new()
             .create_new(true)
             .write(true)
             .mode(0o600)
-            .open(&path)
+            .open(&unfinished)
             .map_err(at)?;
-        file.lock().map_err(at)?;
-        self.put(&mut file).map_err(at)?;
+        let written = (file.lock())
+            .and_then(|()| file.write_all(&serde_json::to_vec(self)?))
+            // Fails if a sweep was faster.
+            .and_then(|()| fs::rename(&unfinished, &path));
+        if let Err(e) = written {
+            let _ = fs::remove_file(&unfinished);
+            return Err(at(e));
+        }
         Ok(file)
-    }
-
-    /// Writes it down again.
-    pub fn put(&self, file: &mut File) -> io::Result<()> {
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(&serde_json::to_vec(self)?)
     }
 
     /// Nothing of it is there any more.
@@ -119,25 +122,39 @@ fn read(path: &Path) -> Option<Entry> {
     serde_json::from_str(&text).ok()
 }
 
-/// All entries; and the names of those that can't be read: their helper was killed in between.
+/// All entries, and the files that are none: only root can have made them.
 pub fn all() -> Result<(Vec<Entry>, Vec<PathBuf>), String> {
     let place = place()?;
-    let listing = fs::read_dir(place).map_err(|e| format!("can't list {PLACE}: {e}"))?;
-    let mut entries = Vec::new();
-    let mut torn = Vec::new();
-    for path in listing.flatten().map(|e| e.path()) {
+    let at = |e: io::Error| format!("can't list {PLACE}: {e}");
+    let (mut entries, mut odd) = (Vec::new(), Vec::new());
+    for item in fs::read_dir(place).map_err(at)? {
+        let path = item.map_err(at)?.path();
         let name = path
             .file_name()
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
+        if name.starts_with(UNFINISHED) {
+            remove_unfinished(&path);
+        }
         if uuid::Uuid::parse_str(&name).is_err() {
             continue;
         }
         match read(&path) {
             Some(entry) if entry.uuid == name => entries.push(entry),
-            Some(_) | None => torn.push(path),
+            // It was removed just now.
+            _ if !path.exists() => {}
+            Some(_) | None => odd.push(path),
         }
     }
-    Ok((entries, torn))
+    Ok((entries, odd))
+}
+
+/// One whose helper was killed before it made anything.
+fn remove_unfinished(path: &Path) {
+    if let Ok(file) = File::open(path)
+        && file.try_lock().is_ok()
+    {
+        let _ = fs::remove_file(path);
+    }
 }

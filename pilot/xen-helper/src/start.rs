@@ -1,21 +1,29 @@
 //! Making a domain: booted or restored, running at the end, or nothing of it left.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use xen_helper::{Order, Why};
 
 use crate::caller::Caller;
 use crate::config::{self, Files, Rules};
 use crate::registry::{self, Entry};
 use crate::tool::{self, Ended, LONG};
-use crate::{console, loops, reclaim, xen};
+use crate::words::Words;
+use crate::{console, context, loops, reclaim, xen};
+
+/// Where a guest finds what it is told, below its node.
+pub const LEASE: &str = "data/workspace-lease";
+/// A state that comes slower than this many bytes a second is given up: whoever starts a guest next
+/// waits for it.
+const SLOWEST: u64 = 10 << 20;
 
 /// Why there is no guest.
 pub type Failure = (Why, String);
@@ -39,7 +47,11 @@ fn toolstack(text: String) -> Failure {
 }
 
 /// Carries out an order; `input` goes on with the stream of a state.
-pub fn start(caller: Caller, order: &Order, input: &mut dyn BufRead) -> Result<Started, Failure> {
+pub fn start(
+    caller: Caller,
+    order: &Order,
+    input: &mut BufReader<File>,
+) -> Result<Started, Failure> {
     let rules = Rules::read().map_err(refused)?;
     config::check(order, &rules).map_err(refused)?;
     let open = |path: &PathBuf, write| caller.open(path, write).map_err(refused);
@@ -116,7 +128,7 @@ fn make(
     kernel: Option<&File>,
     initrd: Option<&File>,
     disks: &[File],
-    input: &mut dyn BufRead,
+    input: &mut BufReader<File>,
 ) -> Result<(u32, JoinHandle<()>), Failure> {
     let (uuid, name) = (&entry.uuid, &entry.name);
     let devices = disks.iter().map(loops::attach);
@@ -149,8 +161,9 @@ fn make(
 
     let domain = xen::find(uuid, name).map_err(toolstack)?;
     let domain = domain.ok_or_else(|| toolstack("the domain was made and is gone".to_owned()))?;
-    // It may write what its agent says there.
-    let _ = xen::write(domain.id, "data/workspace-lease", "");
+    context::tell(order, domain.id).map_err(toolstack)?;
+    let nothing = Words::new(uuid).value();
+    xen::write(domain.id, &[(LEASE, &nothing)]).map_err(toolstack)?;
     let console = console::follow(domain.id).map_err(toolstack)?;
     if tool::closed_within(io::stdout(), Duration::ZERO) {
         return Err(toolstack("nobody wants the guest any more".to_owned()));
@@ -194,7 +207,7 @@ fn write_config(uuid: &str, text: &str) -> Result<PathBuf, String> {
 }
 
 /// Restores from our input; the configuration inside of the stream is not used.
-fn restore(config: &str, bytes: u64, input: &mut dyn BufRead) -> Result<(), Failure> {
+fn restore(config: &str, bytes: u64, input: &mut BufReader<File>) -> Result<(), Failure> {
     let mut run = || -> io::Result<(io::Result<u64>, Ended)> {
         let err = tool::scrap()?;
         let mut child = tool::program("xl")
@@ -204,9 +217,12 @@ fn restore(config: &str, bytes: u64, input: &mut dyn BufRead) -> Result<(), Fail
             .stderr(err.try_clone()?)
             .spawn()?;
         let copied = match child.stdin.take() {
-            Some(mut pipe) => io::copy(&mut input.take(bytes), &mut pipe),
+            Some(pipe) => pass_on(input, bytes, &File::from(OwnedFd::from(pipe))),
             None => Ok(0),
         };
+        if matches!(&copied, Err(e) if e.kind() == io::ErrorKind::TimedOut) {
+            let _ = child.kill();
+        }
         let status = tool::wait(&mut child, LONG);
         let (out, err) = (String::new(), tool::text_of(&err));
         Ok((copied, Ended { status, out, err }))
@@ -217,6 +233,9 @@ fn restore(config: &str, bytes: u64, input: &mut dyn BufRead) -> Result<(), Fail
             Why::State,
             format!("the stream ended after {copied} of {bytes} bytes"),
         )),
+        Ok((Err(e), _)) if e.kind() == io::ErrorKind::TimedOut => {
+            Err((Why::State, "the stream comes too slowly".to_owned()))
+        }
         Ok((_, ended)) if !ended.is_ok() => Err((
             Why::State,
             format!("`xl restore` failed: {}", ended.trouble()),
@@ -226,5 +245,67 @@ fn restore(config: &str, bytes: u64, input: &mut dyn BufRead) -> Result<(), Fail
             format!("the stream could not be passed on: {e}"),
         )),
         Ok((Ok(_), _)) => Ok(()),
+    }
+}
+
+/// Passes on so many bytes, or what there is; says how many. Bounded in time.
+fn pass_on(input: &mut BufReader<File>, bytes: u64, mut pipe: &File) -> io::Result<u64> {
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let limit = LONG + Duration::from_secs(bytes / SLOWEST);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "measures its own limit, and decides nothing by it"
+    )]
+    let begun = Instant::now();
+    let late = || io::Error::from(io::ErrorKind::TimedOut);
+    let mut done = 0;
+    while done < bytes {
+        let left = limit.saturating_sub(begun.elapsed());
+        if input.buffer().is_empty() && !tool::readable_within(input.get_ref(), left) {
+            return Err(late());
+        }
+        let block = input.fill_buf()?;
+        if block.is_empty() {
+            break;
+        }
+        let wanted = usize::try_from(bytes - done).unwrap_or(usize::MAX);
+        match pipe.write(&block[..block.len().min(wanted)]) {
+            Ok(n) => {
+                input.consume(n);
+                done += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                if left.is_zero() || !tool::writable_within(pipe, left) {
+                    return Err(late());
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_stream_is_passed_on_to_its_length_and_no_further() {
+        let (from, mut to) = io::pipe().unwrap();
+        let (mut end, pipe) = io::pipe().unwrap();
+        let writer = std::thread::spawn(move || to.write_all(&[7; 300_000]));
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            end.read_to_end(&mut all).map(|_| all)
+        });
+        let mut input = BufReader::new(File::from(OwnedFd::from(from)));
+        let pipe = File::from(OwnedFd::from(pipe));
+        assert_eq!(pass_on(&mut input, 200_000, &pipe).unwrap(), 200_000);
+        assert_eq!(pass_on(&mut input, 200_000, &pipe).unwrap(), 100_000);
+        drop(pipe);
+        assert_eq!(reader.join().unwrap().unwrap(), vec![7; 300_000]);
+        writer.join().unwrap().unwrap();
     }
 }

@@ -15,6 +15,9 @@ pub const SHORT: Duration = Duration::from_secs(30);
 /// For making and destroying domains.
 pub const LONG: Duration = Duration::from_secs(120);
 
+/// For one that was killed.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// How a program ended.
 pub struct Ended {
     /// None: it did not end in time and was killed.
@@ -101,7 +104,10 @@ pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
         return child.wait().ok();
     }
     let _ = child.kill();
-    let _ = child.wait();
+    // One that hangs in the kernel is not waited for.
+    if ends_within(child, GRACE) {
+        let _ = child.wait();
+    }
     None
 }
 
@@ -116,6 +122,21 @@ pub fn ends_within(child: &mut Child, limit: Duration) -> bool {
     let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
     let ready = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout);
     ready.is_ok_and(|n| n > 0)
+}
+
+/// Waits that long for something to read, or for the end: true then.
+pub fn readable_within(file: impl AsFd, wait: Duration) -> bool {
+    ready_within(file, PollFlags::POLLIN, wait)
+}
+
+/// Waits that long for room to write, or until nobody reads any more: true then.
+pub fn writable_within(file: impl AsFd, wait: Duration) -> bool {
+    ready_within(file, PollFlags::POLLOUT, wait)
+}
+
+fn ready_within(file: impl AsFd, what: PollFlags, wait: Duration) -> bool {
+    let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+    poll(&mut [PollFd::new(file.as_fd(), what)], timeout).is_ok_and(|n| n > 0)
 }
 
 /// Waits that long, or until nobody has the other end of `file` any more: true then.

@@ -8,6 +8,9 @@ use xen_helper::Info;
 
 use crate::tool::{Ended, LONG, SHORT, run};
 
+/// The uuid of the control domain.
+const DOM0: &str = "00000000-0000-0000-0000-000000000000";
+
 /// A domain that is there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Domain {
@@ -46,22 +49,33 @@ impl Domain {
     }
 }
 
-/// The row of this uuid in the output of `xl list -v`.
-fn row_of(listing: &str, uuid: &str) -> Option<Domain> {
-    listing.lines().skip(1).find_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        // name id memory processors state time UUID reason label
-        let at = words
-            .iter()
-            .position(|w| *w == uuid)
-            .filter(|at| *at >= 6)?;
+/// The row of this uuid in the output of `xl list -v`. Only a listing that was understood can say that
+/// there is none.
+fn row_of(listing: &str, uuid: &str) -> Result<Option<Domain>, String> {
+    // name id memory processors state time UUID reason label
+    let rows = || {
+        let lines = listing.lines().skip(1);
+        lines.map(|line| line.split_whitespace().collect::<Vec<&str>>())
+    };
+    if !rows().any(|words| words.contains(&DOM0)) {
+        return Err("`xl list` does not have dom0 itself".to_owned());
+    }
+    let Some(words) = rows().find(|words| words.contains(&uuid)) else {
+        return Ok(None);
+    };
+    let domain = || {
+        let at = words.iter().rposition(|w| *w == uuid)?;
+        let name = words.get(..at.checked_sub(5)?)?.join(" ");
+        (!name.is_empty()).then_some(())?;
         Some(Domain {
             id: words[at - 5].parse().ok()?,
-            name: words[..at - 5].join(" "),
+            name,
             state: words[at - 2].to_owned(),
             reason: (*words.get(at + 1)?).to_owned(),
         })
-    })
+    };
+    let not_read = || format!("`xl list` is not understood: {}", words.join(" "));
+    domain().map(Some).ok_or_else(not_read)
 }
 
 /// The domain with this uuid and this name, if there is one.
@@ -70,7 +84,7 @@ pub fn find(uuid: &str, name: &str) -> Result<Option<Domain>, String> {
     if !listed.is_ok() {
         return Err(format!("`xl list` failed: {}", listed.trouble()));
     }
-    match row_of(&listed.out, uuid) {
+    match row_of(&listed.out, uuid)? {
         Some(d) if d.name == name || d.name == "(null)" => Ok(Some(d)),
         Some(d) => Err(format!(
             "the domain {uuid} is called `{}` and not `{name}`; it is left alone",
@@ -141,12 +155,24 @@ pub fn read(domain: u32, key: &str) -> Option<String> {
     ended.is_ok().then(|| ended.out.trim_end().to_owned())
 }
 
-pub fn write(domain: u32, key: &str, value: &str) -> Result<(), String> {
-    let path = format!("/local/domain/{domain}/{key}");
-    done(
-        "xenstore-write",
-        &run("xenstore-write", &[&path, value], SHORT),
-    )
+/// Writes keys and values into the domain's node: all of them or none. No value has a backslash:
+/// `xenstore-write` would make something else of it.
+pub fn write(domain: u32, nodes: &[(&str, &str)]) -> Result<(), String> {
+    let paths = nodes
+        .iter()
+        .map(|(key, _)| format!("/local/domain/{domain}/{key}"));
+    let paths: Vec<String> = paths.collect();
+    // A value may begin with a dash.
+    let mut arguments = vec!["--"];
+    for (path, (_, value)) in paths.iter().zip(nodes) {
+        arguments.extend([path.as_str(), *value]);
+    }
+    let ended = run("xenstore-write", &arguments, SHORT);
+    if ended.is_ok() {
+        Ok(())
+    } else {
+        Err(format!("`xenstore-write` failed: {}", ended.trouble()))
+    }
 }
 
 /// What Xen says of itself.
@@ -211,12 +237,26 @@ a name with 11 words                         4   128     1     ---ss-       5.5 
 
     #[test]
     fn a_row_is_found_by_its_uuid() {
-        let found = row_of(LISTING, UUID).unwrap();
+        let found = row_of(LISTING, UUID).unwrap().unwrap();
         assert_eq!((found.id, found.name.as_str()), (4, "a name with 11 words"));
         assert_eq!(found.stopped(), Some(Stopped::Suspend));
-        let half = row_of(LISTING, "99991111-2222-3333-4444-555555555555").unwrap();
+        let half = row_of(LISTING, "99991111-2222-3333-4444-555555555555");
+        let half = half.unwrap().unwrap();
         assert!(half.is_paused() && half.stopped().is_none() && half.name == "(null)");
-        assert_eq!(row_of(LISTING, "4"), None);
+        assert_eq!(
+            row_of(LISTING, "77777777-2222-3333-4444-555555555555"),
+            Ok(None)
+        );
+    }
+
+    #[test]
+    fn a_listing_that_is_not_understood_does_not_say_that_a_domain_is_gone() {
+        let header = LISTING.lines().next().unwrap();
+        assert!(row_of("", UUID).is_err() && row_of(header, UUID).is_err());
+        let odd = LISTING.replace(" 4   128 ", " four   128 ");
+        assert!(row_of(&odd, UUID).unwrap_err().contains("four"));
+        let short = LISTING.replace("a name with 11 words                         4   128", "");
+        assert!(row_of(&short, UUID).is_err());
     }
 
     #[test]

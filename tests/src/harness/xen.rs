@@ -202,6 +202,8 @@ impl XenSite {
                 copy(&from.join(name), &to)?;
             }
             own.push((to, GUEST));
+            let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/guest");
+            copy(&scripts.join("add-xenstore"), &share)?;
         }
         let root = getuid().is_root();
         if root {
@@ -214,6 +216,10 @@ impl XenSite {
             // Over the share once, not at each start: `xl` maps a kernel, page by page.
             for (from, to) in &own {
                 host.administer(&["cp", "-r", &from.display().to_string(), to])?;
+            }
+            if guest.is_some() {
+                let (script, initrd) = (share.join("add-xenstore"), format!("{GUEST}/initrd.cpio"));
+                host.administer(&["sh", &script.display().to_string(), &initrd])?;
             }
             started.push(host);
         }

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pilot_core::guest_words::Words;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, mpsc};
 use xen_helper::command;
 
 use super::Driver;
 use super::process::Process;
 use crate::hypervisor::errors::ControlError;
 use crate::hypervisor::stage::Parts;
+
+/// So many words may wait to be told.
+const WORDS: usize = 64;
 
 /// A running guest; clones are handles of the same.
 #[derive(Clone, Debug)]
@@ -23,6 +26,7 @@ pub(super) struct Running {
     pub parts: Parts,
     pub process: Arc<Process>,
     console: PathBuf,
+    words: mpsc::Sender<Words>,
     /// Stopped at its owner's wish.
     pub paused: AtomicBool,
     pub abort: Notify,
@@ -37,11 +41,14 @@ impl XenGuest {
         process: Arc<Process>,
         console: PathBuf,
     ) -> Self {
+        let (words, to_tell) = mpsc::channel(WORDS);
+        tokio::spawn(tell_all(Arc::clone(&process), to_tell));
         Self(Arc::new(Running {
             driver,
             parts,
             process,
             console,
+            words,
             paused: AtomicBool::new(false),
             abort: Notify::new(),
             suspending: Arc::default(),
@@ -81,15 +88,12 @@ impl XenGuest {
         Ok(())
     }
 
-    /// Xen's guest has its words in xenstore: the last that it was told.
+    /// Xen's guest has its words in xenstore: the last that it was told. Where dom0 is so slow that
+    /// many of them wait, the newest are lost.
     pub(in crate::hypervisor) fn tell(&self, words: &Words) {
-        let process = Arc::clone(&self.0.process);
-        let line = format!("{} {words}", command::TELL);
-        tokio::spawn(async move {
-            if let Err(e) = process.request(&line).await {
-                tracing::debug!(error = %e, "a guest could not be told something");
-            }
-        });
+        if let Err(e) = self.0.words.try_send(words.clone()) {
+            tracing::debug!(error = %e, "a guest could not be told something");
+        }
     }
 
     /// There is nothing to do ahead: Xen saves a memory in one go.
@@ -106,5 +110,15 @@ impl XenGuest {
 
     pub(in crate::hypervisor) fn abort_suspend(&self) {
         self.0.abort.notify_waiters();
+    }
+}
+
+/// Tells a guest its words in their order, as long as somebody has a handle of it.
+async fn tell_all(process: Arc<Process>, mut words: mpsc::Receiver<Words>) {
+    while let Some(words) = words.recv().await {
+        let told = process.request(&format!("{} {words}", command::TELL)).await;
+        if let Err(e) = told {
+            tracing::debug!(error = %e, "a guest could not be told something");
+        }
     }
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use pilot_core::guest_words::Said;
 use protocol::codes::{Reason, ReasonCode};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -27,6 +29,8 @@ pub(in crate::hypervisor) type Started = (XenGuest, mpsc::UnboundedReceiver<Gues
 
 /// `xl create` has its own limit in the helper; this is for one that says nothing at all.
 const START: Duration = Duration::from_secs(300);
+/// The same for a state that comes slower than this many bytes a second.
+const SLOWEST: u64 = 10 << 20;
 /// `xl` is slow on a busy host; where it hangs, the helper has its own limits.
 const COMMAND: Duration = Duration::from_secs(90);
 /// After that a domain whose helper does not destroy it is destroyed by another.
@@ -59,14 +63,15 @@ struct Parted {
 pub(super) async fn start(driver: Arc<Driver>, parts: Parts) -> Result<Started, StartError> {
     let console = parts.request.dir.join("console.log");
     let parted = spawn(&driver.helper, &console)?;
-    let order = order(&driver, &parts)?;
-    let failure = match timeout(START, begin(parted, &order, &parts, &console)).await {
+    let (order, state_bytes) = order(&driver, &parts)?;
+    let limit = START + Duration::from_secs(state_bytes / SLOWEST);
+    let failure = match timeout(limit, begin(parted, &order, &parts, &console)).await {
         Ok(Ok((parted, uuid))) => return Ok(guest(driver, parts, parted, uuid, console)),
         Ok(Err(e)) => e,
         // Its input has ended with that: it destroys what it has made.
         Err(_) => StartError::BootFailed(format!(
             "Xen did not start the guest within {} s",
-            START.as_secs()
+            limit.as_secs()
         )),
     };
     let marker = parts.request.marker.as_str();
@@ -131,7 +136,8 @@ fn spawn(helper: &Helper, console: &Path) -> Result<Parted, StartError> {
     })
 }
 
-fn order(driver: &Driver, parts: &Parts) -> Result<Vec<u8>, StartError> {
+/// The order, and how much of a state follows it.
+fn order(driver: &Driver, parts: &Parts) -> Result<(Vec<u8>, u64), StartError> {
     let request = &parts.request;
     let spec = &request.spec;
     let info = driver.info.get().cloned().unwrap_or_default();
@@ -153,12 +159,16 @@ fn order(driver: &Driver, parts: &Parts) -> Result<Vec<u8>, StartError> {
         cmdline: spec.image.cmdline.clone().unwrap_or_default(),
         disks: parts.disks.iter().map(|d| d.top.clone()).collect(),
         mac: driver.mac(request),
+        hostname: (spec.context.hostname.as_deref())
+            .unwrap_or(request.guest.workspace.as_str())
+            .to_owned(),
+        user_data: BASE64_STANDARD.encode(spec.context.user_data.as_deref().unwrap_or("")),
         state_bytes: memory.map(|m| m.len()),
     };
     let mut line = serde_json::to_vec(&order)
         .map_err(|e| StartError::BootFailed(format!("the order can't be written: {e}")))?;
     line.push(b'\n');
-    Ok(line)
+    Ok((line, order.state_bytes.unwrap_or(0)))
 }
 
 /// Gives the order and the state, and waits until the guest runs.

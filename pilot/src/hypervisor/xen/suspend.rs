@@ -284,7 +284,7 @@ impl Running {
     ) -> SuspendError {
         let late = matches!(failure, Failure::Late | Failure::Aborted);
         if late && order.when_late == WhenLate::Kill {
-            self.process.kill().await;
+            self.kill_if_it_can_be().await;
         }
         let verdict = at(progress, |p| {
             // Also for a thread that has still to begin.
@@ -338,7 +338,15 @@ impl Running {
                 error = text,
                 "a guest whose suspend failed can't be let go, it is killed"
             );
-            self.process.kill().await;
+            self.kill_if_it_can_be().await;
+        }
+    }
+
+    /// Where Xen does not obey, the suspend comes to its end all the same, with a guest that is not
+    /// known to be gone. Its end is told when it comes.
+    async fn kill_if_it_can_be(&self) {
+        if timeout(LET_GO, self.process.kill()).await.is_err() {
+            tracing::error!("a guest whose suspend failed can't be killed yet");
         }
     }
 }
