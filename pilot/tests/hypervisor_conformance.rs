@@ -603,11 +603,8 @@ async fn a_guest_is_told_of_itself_and_of_its_time_in_every_slot(kind: Hyperviso
     guest.tell(&soon());
     hears(&guest, kind, &resumed).await;
     says(&mut events, Said::Ready).await;
-    if kind == HypervisorKind::Xen {
-        // Under QEMU it is to be read in the boot.
-        shows(&guest, &context).await;
-    }
     if kind != HypervisorKind::Null {
+        shows(&guest, &context).await;
         let told = console(&guest).matches("LEASE-TOLD resumed").count();
         assert_eq!(told, 1, "{}", console(&guest));
     }

@@ -89,6 +89,10 @@ pub(super) fn arguments(
             put(&[&"-initrd", initrd]);
         }
         put(&[&"-append", &spec.image.cmdline.as_deref().unwrap_or("")]);
+    } else if spec.image.kernel.is_some() {
+        // A guest's kernel knows these files by their numbers, in the order of their names, and QEMU
+        // has one more of them, before ours, when it loads a kernel.
+        put(&[&"-fw_cfg", &"name=opt/guest/by-number,string=resumed"]);
     }
     for (n, disk) in parts.disks.iter().enumerate() {
         for node in blockdevs(n, disk) {
