@@ -1,5 +1,6 @@
 //! What can go wrong in a driver, a variant per kind, each with the stable reason for the broker.
 
+use image_store::StateError;
 use protocol::codes::{Reason, ReasonCode};
 
 /// A driver can't be set up on this node.
@@ -100,6 +101,21 @@ impl StartError {
     }
 }
 
+impl From<StateError> for StartError {
+    /// A state that can't be read now may be read elsewhere: only one that is altered is corrupt.
+    fn from(e: StateError) -> Self {
+        let text = e.to_string();
+        match e {
+            StateError::Missing { .. } | StateError::Corrupt { .. } => Self::StateCorrupt(text),
+            StateError::UnknownVersion { .. } => Self::StateIncompatible(text),
+            StateError::NoSpace { .. }
+            | StateError::Exists { .. }
+            | StateError::CalledOff { .. }
+            | StateError::Io { .. } => Self::BootFailed(text),
+        }
+    }
+}
+
 /// A suspend or checkpoint that made no state: whatever it had written is gone again.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{reason}")]
@@ -132,4 +148,29 @@ pub enum ControlError {
         /// What it said.
         text: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn a_state_that_can_t_be_read_now_is_not_taken_for_corrupt() {
+        let unread = StateError::Io {
+            operation: "read",
+            path: PathBuf::from("/store/states/ws-1.g1/memory"),
+            source: io::Error::other("stale file handle"),
+        };
+        let altered = StateError::Corrupt {
+            id: "ws-1.g1".to_owned(),
+            file: "memory".to_owned(),
+            what: "was altered".to_owned(),
+        };
+        let code = |e: StateError| StartError::from(e).reason().code;
+        assert_eq!(code(unread), ReasonCode::BootFailed);
+        assert_eq!(code(altered), ReasonCode::StateCorrupt);
+    }
 }

@@ -16,7 +16,7 @@ use protocol::text::parse_span;
 use protocol::time::Span;
 use serde::{Deserialize, Serialize};
 
-use super::{Effort, Report, Swept, reclaim, sweep, sweep_domains, unbegun};
+use super::{Effort, ReclaimError, Report, Swept, reclaim, sweep, sweep_domains, unbegun};
 use crate::broker_client::chain;
 use crate::journal::NODE_ENTRIES_PREFIX;
 
@@ -115,11 +115,7 @@ fn outcome(args: &ReclaimArgs) -> Outcome {
     if let Some(slot) = &args.slot {
         match owner_to_become(slot) {
             Some(owner) => outcome.merge(run_as(owner, args, "--slot", slot)),
-            None => outcome.add(match reclaim(slot, effort) {
-                Ok(report) => Swept::Reclaimed(report),
-                Err(e @ super::ReclaimError::PilotAlive { .. }) => Swept::LeftAlone(e),
-                Err(e) => Swept::Failed(e),
-            }),
+            None => outcome.add(reclaimed(slot, effort)),
         }
     }
     if let Some(node_state) = &args.node_state {
@@ -133,9 +129,7 @@ fn outcome(args: &ReclaimArgs) -> Outcome {
         for slot in unbegun(node_state) {
             match owner_to_become(&slot) {
                 Some(owner) => outcome.merge(run_as(owner, args, "--slot", &slot)),
-                None => {
-                    outcome.add(reclaim(&slot, effort).map_or_else(Swept::Failed, Swept::Reclaimed))
-                }
+                None => outcome.add(reclaimed(&slot, effort)),
             }
         }
         // Those that no journal names any more.
@@ -144,6 +138,14 @@ fn outcome(args: &ReclaimArgs) -> Outcome {
         outcome.slots.extend(domains);
     }
     outcome
+}
+
+fn reclaimed(slot: &Path, effort: Effort) -> Swept {
+    match reclaim(slot, effort) {
+        Ok(report) => Swept::Reclaimed(report),
+        Err(e @ ReclaimError::PilotAlive { .. }) => Swept::LeftAlone(e),
+        Err(e) => Swept::Failed(e),
+    }
 }
 
 #[derive(Clone, Copy)]

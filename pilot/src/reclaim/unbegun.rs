@@ -8,6 +8,7 @@ use std::time::Duration;
 use protocol::ids::SubmitKey;
 
 use super::files::is_unclaimed_slot;
+use crate::journal::JOURNAL_FILE;
 
 /// A job takes moments from the making of its directory to the pilot's journal. A pilot whose
 /// directory is removed nevertheless finds no slot file, and leaves.
@@ -15,7 +16,8 @@ const OLD: Duration = Duration::from_secs(3600);
 
 /// The directories in `scratch` with the name of a slot (`KEY.rN`) and nothing but what a rendered job
 /// makes before it becomes the pilot, for an hour or longer; this account's, as root everybody's.
-/// [`reclaim`](super::reclaim) removes each of them.
+/// [`reclaim`](super::reclaim) removes each of them. One with a journal is not among them: its pilot may
+/// live, and an entry names it.
 pub fn unbegun(scratch: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(scratch) else {
         return Vec::new();
@@ -28,6 +30,7 @@ pub fn unbegun(scratch: &Path) -> Vec<PathBuf> {
                 && (own.is_root() || found.uid() == own.as_raw())
                 && age.is_some_and(|age| age >= OLD)
         }) && is_unclaimed_slot(path)
+            && !path.join(JOURNAL_FILE).exists()
     };
     let mut slots: Vec<PathBuf> = (entries.flatten())
         .filter(|entry| entry.file_name().to_str().is_some_and(is_slots_name))
@@ -73,6 +76,7 @@ mod tests {
         make("wp-1-000003.r0", &["slot.toml"], None);
         make("wp-1-000004.r0", &["slot.toml", "precious"], Some(old));
         make("wp-1-000005.r0", &[], Some(old));
+        make("wp-1-000007.r0", &["slot.toml", "journal"], Some(old));
         make("notes.rx", &["slot.toml"], Some(old));
         make("notes", &["slot.toml"], Some(old));
         std::os::unix::fs::symlink(&killed, dir.path().join("wp-1-000006.r0")).unwrap();

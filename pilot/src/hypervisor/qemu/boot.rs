@@ -71,7 +71,7 @@ fn fill_memory(parts: &mut Parts) -> impl Future<Output = Result<(), StartError>
         };
         let loaded = filling.await;
         let loaded = loaded.map_err(|e| boot_failed("load the guest's memory", &e))?;
-        loaded.map_err(|e| StartError::StateCorrupt(e.to_string()))
+        Ok(loaded?)
     }
 }
 
