@@ -91,15 +91,15 @@ impl Broker {
         let id = &lease.workspace;
         let every = (self.tables.workspaces.get(id)).and_then(|w| w.spec.policy.checkpoint_every);
         let site = self.tables.pilots.get(&lease.slot).map(|p| p.site.clone());
-        let (Some(site), Some(_)) = (site, &lease.phase) else {
-            return;
-        };
+        let Some(site) = site else { return };
         self.tables.edit_workspace(id, |w| {
             if let Some(past) = &mut w.last_lease {
                 past.untold = Some(site.clone());
             }
         });
-        let Some(every) = every else { return };
+        let (Some(every), Some(_)) = (every, &lease.phase) else {
+            return;
+        };
         // Without an answer a guest does not live longer than a lease.
         let ttl = self.config().lease_ttl.as_millis();
         let most = ttl / every.as_millis().max(1) + 1;

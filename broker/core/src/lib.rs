@@ -34,6 +34,7 @@ mod fit;
 mod forget;
 mod held_back;
 mod lease;
+mod lessons;
 mod matchmaker;
 mod members;
 mod moves;
