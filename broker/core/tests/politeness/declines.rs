@@ -85,6 +85,13 @@ fn what_is_too_large_for_a_slot_is_not_offered_it_one_after_the_other() {
     w.sync(pilot);
     assert!(w.pilots[pilot].guests.contains_key(&small), "it is smaller");
     assert_eq!(w.pilots[pilot].guests.len(), 1);
+    // One that is declined for something else makes it no larger.
+    end_leases(&mut w, pilot, &declined(ReasonCode::Other, "not now"));
+    w.sync(pilot);
+    assert!(w.pilots[pilot].guests.is_empty());
+    let small = w.submit("ben", owed(256, Span::from_mins(40)));
+    w.sync(pilot);
+    assert!(w.pilots[pilot].guests.contains_key(&small));
     // When another has left it there is more of it.
     let done = EndOutcome::Finished {
         reason: Reason::new(ReasonCode::GuestPoweredOff, "done"),
