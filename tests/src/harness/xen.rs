@@ -215,7 +215,9 @@ impl XenSite {
             let host = XenHost::start(&dir, &share, helper.as_deref())?;
             // Over the share once, not at each start: `xl` maps a kernel, page by page.
             for (from, to) in &own {
-                host.administer(&["cp", "-r", &from.display().to_string(), to])?;
+                // With their times: by those a state knows the base of its disk again on another host.
+                let from = from.display().to_string();
+                host.administer(&["cp", "-r", "--preserve=timestamps", &from, to])?;
             }
             if guest.is_some() {
                 let (script, initrd) = (share.join("add-xenstore"), format!("{GUEST}/initrd.cpio"));
