@@ -1,10 +1,11 @@
 //! Small worlds, explored completely, on the real cores.
 
-use e2e::explore::{Bounds, explore};
+use e2e::explore::{Begin, Bounds, explore};
 use e2e::simulation::Break;
 use protocol::time::Span;
 
 const BOUNDS: Bounds = Bounds {
+    begin: Begin::Running,
     workspaces: 1,
     faults: 1,
     depth: 100,
@@ -17,6 +18,22 @@ const BOUNDS: Bounds = Bounds {
 #[test]
 fn every_story_with_one_fault_keeps_the_promises() {
     let explored = explore(BOUNDS).unwrap_or_else(|found| panic!("{found}"));
+    println!("{explored}");
+    assert!(explored.complete, "{explored}");
+    assert!(
+        explored.states > 10_000 && explored.calm > 100,
+        "{explored}"
+    );
+}
+
+#[test]
+fn every_story_of_a_request_that_comes_with_one_fault_keeps_the_promises() {
+    let bounds = Bounds {
+        begin: Begin::Waiting,
+        horizon: Span::from_secs(30),
+        ..BOUNDS
+    };
+    let explored = explore(bounds).unwrap_or_else(|found| panic!("{found}"));
     println!("{explored}");
     assert!(explored.complete, "{explored}");
     assert!(
@@ -51,5 +68,21 @@ fn a_broken_fence_is_found_and_told_as_a_story() {
     assert!(found.what.contains("two guests of ws-0 at once"), "{found}");
     let starts = found.story.matches("starts the guest of ws-0").count();
     assert!(starts > 0 && found.story.contains("is late"), "{found}");
+    assert!(found.steps < 20, "the shortest story is short: {found}");
+}
+
+#[test]
+fn a_lease_that_is_given_before_it_is_recorded_is_found() {
+    let bounds = Bounds {
+        begin: Begin::Waiting,
+        breaks: Some(Break::Commit),
+        ..BOUNDS
+    };
+    let found = explore(bounds).expect_err("answers go out before their commit");
+    println!("{found}");
+    assert!(
+        found.story.contains("over an answer that it holds"),
+        "{found}"
+    );
     assert!(found.steps < 20, "the shortest story is short: {found}");
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use e2e::explore::{Bounds, explore};
+use e2e::explore::{Begin, Bounds, explore};
 use e2e::simulation::{Break, Options, tell};
 use protocol::time::Span;
 
@@ -37,6 +37,10 @@ struct Explore {
     /// Requests in the small world.
     #[arg(long, default_value_t = 1)]
     workspaces: u32,
+    /// Begin with pilots that wait, and with requests that come at any time; not with their guests
+    /// running.
+    #[arg(long)]
+    waiting: bool,
     /// Things that go wrong in one story.
     #[arg(long, default_value_t = 2)]
     faults: u32,
@@ -103,6 +107,10 @@ fn main() -> ExitCode {
 /// Explores.
 fn all(args: &Explore) -> ExitCode {
     let bounds = Bounds {
+        begin: match args.waiting {
+            true => Begin::Waiting,
+            false => Begin::Running,
+        },
         workspaces: args.workspaces,
         faults: args.faults,
         depth: args.depth,

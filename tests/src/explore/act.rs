@@ -22,6 +22,8 @@ pub(super) enum Act {
     GoesOn(usize),
     /// Time goes on to what is due next.
     Tick,
+    /// A user makes the next request.
+    Ask,
     /// A message is lost; who waits for the answer hears of it.
     Lose(usize),
     /// A message arrives and is still under way.
@@ -30,6 +32,8 @@ pub(super) enum Act {
     Delay(usize),
     /// A request is recorded, and the broker crashes before it answers.
     CrashAfter(usize),
+    /// The broker will crash over the next answer that it has held back.
+    Doom,
     /// The broker crashes.
     Crash,
     /// A suspend fails, with the guest alive.
@@ -50,11 +54,12 @@ impl Act {
     /// True when something goes wrong by it.
     const fn is_fault(self) -> bool {
         match self {
-            Self::Deliver(_) | Self::Written(_) | Self::GoesOn(_) | Self::Tick => false,
+            Self::Deliver(_) | Self::Written(_) | Self::GoesOn(_) | Self::Tick | Self::Ask => false,
             Self::Lose(_)
             | Self::Repeat(_)
             | Self::Delay(_)
             | Self::CrashAfter(_)
+            | Self::Doom
             | Self::Crash
             | Self::WriteFails(_)
             | Self::WriteIsSlow(_)
@@ -109,6 +114,7 @@ impl Small {
                 .filter(|p| hangs(*p))
                 .map(Act::GoesOn),
         );
+        acts.extend((self.to_come > 0).then_some(Act::Ask));
         let waits = self.messages.iter().all(|m| m.late || !arrives(m))
             && self.writing.iter().all(|w| w.late);
         if waits && self.next_due().is_some_and(|at| at.since(BEGIN) <= horizon) {
@@ -136,6 +142,7 @@ impl Small {
             acts.extend((!message.late).then_some(Act::Delay(n)));
         }
         acts.push(Act::Crash);
+        acts.extend((!self.held.is_empty() && !self.doomed).then_some(Act::Doom));
         for (n, writing) in self.writing.iter().enumerate() {
             acts.push(Act::WriteFails(n));
             acts.extend((!writing.late).then_some(Act::WriteIsSlow(n)));
@@ -244,6 +251,14 @@ impl Small {
                 if let What::Request { wire, event, .. } = message.what {
                     self.broker_crashes_after(*event, &wire)?;
                 }
+            }
+            Act::Ask => {
+                self.tell(|| "a user makes a request".into());
+                self.ask()?;
+            }
+            Act::Doom => {
+                self.tell(|| "the broker is to crash over an answer that it holds".into());
+                self.doomed = true;
             }
             Act::Crash => self.broker_restarts()?,
             Act::WriteFails(n) => {

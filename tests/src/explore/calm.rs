@@ -13,12 +13,14 @@ impl Small {
     /// Lets the world go on without faults, with a fresh pilot, until all is done.
     pub(super) fn calms(mut self) -> Checked {
         self.faults_left = 0;
+        self.doomed = false;
         self.tell(|| "from here on nothing goes wrong".into());
         for pilot in 0..self.pilots.len() {
             if self.pilots[pilot].hangs.take().is_some() {
                 self.pilot_step(pilot, pilot_core::agent::Event::Tick)?;
             }
         }
+        self.ask_all()?;
         self.announce_pilot()?;
         let end = self.now + LONG_ENOUGH;
         while !self.is_done() && self.now < end {

@@ -1,6 +1,6 @@
 //! What is under way between pilots and broker, and the broker's side of it.
 
-use broker_core::{Broker, Effect, Event, Reply, SyncDecision};
+use broker_core::{Broker, Effect, Event, Reply, Step, SyncDecision};
 use pilot_core::agent;
 use protocol::ids::{Incarnation, PilotBoot, SubmitKey};
 use protocol::time::{Mono, Timestamp};
@@ -78,7 +78,15 @@ impl Small {
     /// The broker takes an event, commits, acts and answers.
     pub(super) fn broker_step(&mut self, event: Event, wire: Option<&Wire>) -> Checked {
         let about = about_sync(&event);
+        let was_held = matches!(event, Event::SyncPoll { .. });
         let step = self.broker.step(self.now, event);
+        if let Some(wire) = wire
+            && was_held
+            && !step.changes.is_empty()
+            && std::mem::take(&mut self.doomed)
+        {
+            return self.broker_crashes_over(step, wire);
+        }
         self.commit(&step.changes)?;
         self.answer(step.reply, wire, about.as_ref());
         for effect in step.effects {
@@ -158,16 +166,22 @@ impl Small {
     /// The broker's process ends and another begins. What was held is never answered.
     pub(super) fn broker_restarts(&mut self) -> Checked {
         self.tell(|| "the broker crashes and starts again".into());
+        self.doomed = false;
         let held = std::mem::take(&mut self.held);
         (self.messages).extend(held.into_values().map(|h| h.wire.failed()));
         self.broker = Broker::load(config(), self.records.clone());
         self.broker_step(Event::Started, None)
     }
 
-    /// A request is recorded, and the broker crashes before it answers or acts. With the rule
-    /// broken it answers before it has recorded.
+    /// A message arrives, and the broker crashes over it.
     pub(super) fn broker_crashes_after(&mut self, event: Event, wire: &Wire) -> Checked {
         let step = self.broker.step(self.now, event);
+        self.broker_crashes_over(step, wire)
+    }
+
+    /// A step is recorded, and the broker crashes before it answers or acts. With the rule broken
+    /// it answers before it has recorded.
+    fn broker_crashes_over(&mut self, step: Step, wire: &Wire) -> Checked {
         if self.breaks == Some(Break::Commit) {
             self.answer(step.reply, Some(wire), None);
         } else {

@@ -18,4 +18,4 @@ mod pilots;
 mod search;
 mod small;
 
-pub use search::{Bounds, Counterexample, Explored, explore};
+pub use search::{Begin, Bounds, Counterexample, Explored, explore};

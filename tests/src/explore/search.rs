@@ -10,9 +10,20 @@ use super::act::Act;
 use super::small::Small;
 use crate::simulation::Break;
 
+/// Where the stories begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begin {
+    /// The guests of all requests run.
+    Running,
+    /// The pilots wait for the requests, which come at any time.
+    Waiting,
+}
+
 /// How far to look.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
+    /// Where the stories begin.
+    pub begin: Begin,
     /// Requests.
     pub workspaces: u32,
     /// Things that go wrong in one story.
@@ -107,8 +118,7 @@ impl Paths {
 /// # Errors
 /// A promise is broken in one of them; no shorter story breaks one.
 pub fn explore(bounds: Bounds) -> Result<Explored, Box<Counterexample>> {
-    let start = Small::new(bounds.workspaces, bounds.faults, bounds.breaks)
-        .map_err(|what| tell(&bounds, &[], &what, false))?;
+    let start = Small::new(&bounds).map_err(|what| tell(&bounds, &[], &what, false))?;
     let mut done = Explored {
         complete: true,
         ..Explored::default()
@@ -167,7 +177,7 @@ pub fn explore(bounds: Bounds) -> Result<Explored, Box<Counterexample>> {
 /// Plays a story again and writes down what happens.
 fn tell(bounds: &Bounds, acts: &[Act], what: &str, calm: bool) -> Box<Counterexample> {
     let mut lines = Vec::new();
-    if let Ok(mut world) = Small::new(bounds.workspaces, bounds.faults, bounds.breaks) {
+    if let Ok(mut world) = Small::new(bounds) {
         world.log = Some(Vec::new());
         let mut held = Ok(());
         for act in acts {

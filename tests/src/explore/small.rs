@@ -16,6 +16,7 @@ use protocol::time::{Mono, Span, Timestamp};
 use protocol::workspace::{Artefact, Image, OnEviction, Policy, WorkspaceSpec};
 
 use super::messages::{Held, Message};
+use super::search::{Begin, Bounds};
 use crate::simulation::Break;
 
 /// When it begins.
@@ -66,6 +67,10 @@ pub(super) struct Small {
     pub states: BTreeSet<StateId>,
     /// Requests that were accepted.
     pub accepted: Vec<WorkspaceId>,
+    /// So many requests are still to be made.
+    pub to_come: u32,
+    /// The broker crashes over the next answer it has held back that changes something.
+    pub doomed: bool,
     /// So many things may still go wrong.
     pub faults_left: u32,
     /// A rule that is broken on purpose.
@@ -149,8 +154,9 @@ fn spec() -> WorkspaceSpec {
 }
 
 impl Small {
-    /// Two pilots have registered, `workspaces` requests are accepted, and their guests run.
-    pub(super) fn new(workspaces: u32, faults: u32, breaks: Option<Break>) -> Result<Self, String> {
+    /// Two pilots have registered. The requests are accepted and their guests run, or they are
+    /// still to come.
+    pub(super) fn new(bounds: &Bounds) -> Result<Self, String> {
         let records = Records::empty(Meta::new("small"));
         let mut world = Self {
             now: BEGIN,
@@ -163,27 +169,40 @@ impl Small {
             guests: BTreeSet::new(),
             states: BTreeSet::new(),
             accepted: Vec::new(),
-            faults_left: faults,
-            breaks,
+            to_come: bounds.workspaces,
+            doomed: false,
+            faults_left: bounds.faults,
+            breaks: bounds.breaks,
             log: None,
         };
         world.broker_step(Event::Started, None)?;
-        for n in 0..workspaces {
-            let id = WorkspaceId::new(&format!("ws-{n}")).expect("an id");
-            world.accepted.push(id.clone());
-            let event = Event::Submit {
-                id,
-                owner: UserName::new("ada").expect("a user name"),
-                key: None,
-                spec: Box::new(spec()),
-            };
-            world.broker_step(event, None)?;
+        if bounds.begin == Begin::Running {
+            world.ask_all()?;
         }
         for _ in 0..2 {
             world.announce_pilot()?;
             while world.deliver_first()? {}
         }
         Ok(world)
+    }
+
+    /// A user makes the next request.
+    pub(super) fn ask(&mut self) -> Checked {
+        self.to_come -= 1;
+        let id = WorkspaceId::new(&format!("ws-{}", self.accepted.len())).expect("an id");
+        self.accepted.push(id.clone());
+        let event = Event::Submit {
+            id,
+            owner: UserName::new("ada").expect("a user name"),
+            key: None,
+            spec: Box::new(spec()),
+        };
+        self.broker_step(event, None)
+    }
+
+    /// All requests that are still to be made are made.
+    pub(super) fn ask_all(&mut self) -> Checked {
+        (0..self.to_come).try_for_each(|_| self.ask())
     }
 
     /// An administrator starts a pilot by hand.
@@ -269,7 +288,7 @@ impl Small {
         // Writing to a hasher cannot fail.
         let _ = write!(
             hasher,
-            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{}",
+            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{},{},{}",
             self.now,
             self.records,
             self.broker.next_wakeup(),
@@ -279,7 +298,9 @@ impl Small {
             self.writing,
             self.guests,
             self.states,
-            self.faults_left
+            self.faults_left,
+            self.to_come,
+            self.doomed
         );
         hasher.0.finish()
     }
