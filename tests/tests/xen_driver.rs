@@ -4,14 +4,14 @@ use anyhow::Result;
 use e2e::harness::xen_tests::on_hosts;
 
 /// Of the rules that hold for all hypervisors those that say most about this one, as the user that
-/// pilots run as. All of them: `xen_long`.
+/// pilots run as. All of them: `xen_long`. That a guest goes on from its state, and is suspended again
+/// then, is in `xen_scenario`.
 #[test]
 fn the_driver_keeps_the_main_rules_of_the_contract() -> Result<()> {
     let rules = [
         "xen::a_guest_obeys_its_power_button_also_when_it_is_paused",
         "xen::a_suspend_that_takes_too_long_leaves_nothing_and_the_guest_runs_on",
         "xen::a_suspend_can_be_called_off",
-        "xen::a_suspended_guest_goes_on_in_another_slot_as_often_as_wanted",
         "xen::a_damaged_state_does_not_start",
         "xen::a_guest_is_told_of_itself_and_of_its_time_in_every_slot",
     ];

@@ -34,7 +34,7 @@ async fn a_guest_counts_on_over_a_preemption_and_the_end_of_a_slot() -> Result<(
         "{first:?}"
     );
     goes_on(&it, &id).await?;
-    ends_in(&it, &site.hosts[0], 110).await?;
+    ends_in(&it, &site.hosts[0], 80).await?;
     until("the second suspend", PATIENCE * 3, async || {
         Ok((it.show(&id).await?.suspends >= 2).then_some(()))
     })

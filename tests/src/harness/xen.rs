@@ -29,11 +29,15 @@ const GUEST: &str = "/usr/local/lib/guest";
 
 /// All that a slot could have changed on the node, one thing a line.
 const LOOK: &str = r#"
-for process in /proc/[0-9]*; do
-  command=$(tr '\0' ' ' <"$process/cmdline") || continue
-  case "$command $(tr '\0' ' ' <"$process/environ") $(readlink "$process/cwd")" in
+# Few are looked at closely: under emulation each process that this starts takes 30 ms.
+{
+  grep -lasF -e "$1" /proc/[0-9]*/cmdline /proc/[0-9]*/environ
+  ls -l /proc/[0-9]*/cwd | sed -n "s|^.* \(/proc/[0-9]*/cwd\) -> $1|\1/|p"
+} 2>/dev/null | cut -d / -f 3 | sort -u | while read -r process; do
+  command=$(tr '\0' ' ' <"/proc/$process/cmdline") || continue
+  case "$command $(tr '\0' ' ' <"/proc/$process/environ")" in
     *lab-look*) ;; # this look itself
-    *"$1"*) echo "process ${process#/proc/}: $command" ;;
+    *) echo "process $process: $command" ;;
   esac
 done 2>/dev/null
 find "$1" -mindepth 1 2>/dev/null | sed 's/^/path /'
@@ -193,8 +197,13 @@ impl XenSite {
             *program = copy(program, &programs)?;
             strip(program)?;
         }
-        let helper = binaries.pilot.with_file_name("pilot-xen-helper");
-        let helper = helper.is_file().then_some(helper);
+        let mut helper = binaries.pilot.with_file_name("pilot-xen-helper");
+        let has_helper = helper.is_file();
+        if has_helper {
+            helper = copy(&helper, &programs)?;
+            strip(&helper)?;
+        }
+        let helper = has_helper.then_some(helper);
         let mut own = vec![(programs, PROGRAMS)];
         if let Some(from) = guest {
             let to = share.join("guest");
