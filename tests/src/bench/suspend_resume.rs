@@ -56,7 +56,7 @@ pub(super) async fn run(options: &Options, half: Half) -> Result<Vec<Figure>> {
                     "MB/s",
                 )
                 .against(plain, &written)
-                .must_be(Target::AtLeast(0.8)),
+                .must_be(Target::AtLeast(0.9)),
             ],
             Half::Resume => vec![
                 Figure::median(
