@@ -2,10 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::harness::wait::{PATIENCE, until};
-use e2e::harness::xen::XenSite;
+use e2e::harness::xen::{XenHost, XenSite};
 use e2e::harness::xen_tests::{on_a_host_to_throw_away, on_hosts};
-use e2e::harness::{Binaries, Guests, Installation, Setup, guest_dir};
+use e2e::harness::{Binaries, CounterLog, Guests, Installation, Setup, guest_dir};
 use e2e::requests;
+use pilot_submit::client::WorkspaceAction;
+use protocol::ids::EventSeq;
 use protocol::time::Span;
 use protocol::workspace::WorkspaceState;
 
@@ -65,11 +67,7 @@ async fn a_killed_pilot_leaves_no_domain() -> Result<()> {
     let host = &site.hosts[0];
     let first = host.administer(&["xl", "list", "-v"])?;
     ensure!(first.lines().count() == 3, "{first}");
-    let kill = "for c in /proc/[0-9]*/cmdline; do \
-        case $(tr '\\0' ' ' <$c 2>/dev/null) in \"$1 run --slot \"*) p=${c%/cmdline}; kill -KILL ${p#/proc/};; esac; \
-        done";
-    let pilot = site.binaries.pilot.display().to_string();
-    host.administer(&["sh", "-c", kill, "kill", &pilot])?;
+    kill(&site, host, "run")?;
     until("the domain to be gone", PATIENCE, async || {
         let now = host.administer(&["xl", "list", "-v"])?;
         let uuid = |list: &str| -> Vec<String> {
@@ -88,4 +86,48 @@ async fn a_killed_pilot_leaves_no_domain() -> Result<()> {
     it.is_clean().await?;
     site.is_clean().await?;
     it.life_is_sound(&id).await
+}
+
+/// The warden is killed while its pilot suspends a guest: the state is made, the guest goes on from it,
+/// and nothing is left.
+#[tokio::test]
+async fn a_warden_that_is_killed_in_a_save_takes_nothing_with_it() -> Result<()> {
+    let Some(guest) = guest_dir()? else {
+        return Ok(());
+    };
+    let site = XenSite::start(&Binaries::find()?, Some(&guest), 1)?;
+    let guest = site.guest.clone().context("no guest")?;
+    let it = Installation::start_with(&site.patient(Guests::Xen), site.binaries.clone()).await?;
+    let spec = requests::counter_on_xen(&guest, "unwatched", 96, 3000);
+    let id = it.queue(&spec, "k1").await?;
+    it.counts_to(&id, 3).await?;
+    it.user.act(&id, WorkspaceAction::Suspend).await?;
+    it.sees(&id, "guest_suspending", EventSeq(0)).await?;
+    kill(&site, &site.hosts[0], "warden")?;
+    let view = it.reaches(&id, WorkspaceState::Suspended).await?;
+    let story = it.story(&id).await?;
+    assert_eq!((view.suspends, view.restarts), (1, 0), "{story}");
+    let before = CounterLog::read(&it.console(&id).await?).last.unwrap_or(0);
+    it.user.act(&id, WorkspaceAction::Resume).await?;
+    it.counts_to(&id, before + 3).await?;
+    it.user.act(&id, WorkspaceAction::Cancel).await?;
+    it.reaches(&id, WorkspaceState::Cancelled).await?;
+    let console = it.console(&id).await?;
+    let log = CounterLog::read(&console);
+    assert!(log.is_unbroken(), "{log:?}\n{console}");
+    it.is_clean().await?;
+    site.is_clean().await?;
+    it.life_is_sound(&id).await
+}
+
+/// Kills the pilot's process there that does `what`.
+fn kill(site: &XenSite, host: &XenHost, what: &str) -> Result<()> {
+    let script = "killed=1; for c in /proc/[0-9]*/cmdline; do \
+        case $(tr '\\0' ' ' <$c 2>/dev/null) in \
+            \"$1 $2 --slot \"*|\"/proc/self/exe $2 --slot \"*) p=${c%/cmdline}; kill -KILL ${p#/proc/} && killed=0;; \
+        esac; done; exit $killed";
+    let pilot = site.binaries.pilot.display().to_string();
+    let done = host.administer(&["sh", "-c", script, "kill", &pilot, what]);
+    done.with_context(|| format!("no `{pilot} {what}` was killed"))
+        .map(drop)
 }
