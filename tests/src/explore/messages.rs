@@ -253,3 +253,59 @@ fn about_sync(event: &Event) -> Option<About> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::time::Span;
+
+    use super::super::act::Act;
+    use super::super::search::{Begin, Bounds};
+    use super::*;
+
+    /// Both pilots' syncs are held, and the broker is to crash over the next of them; then a request
+    /// comes.
+    fn doomed(breaks: Option<Break>) -> Small {
+        let mut world = Small::new(&Bounds {
+            begin: Begin::Waiting,
+            workspaces: 1,
+            faults: 1,
+            depth: 0,
+            horizon: Span::ZERO,
+            states: 0,
+            calm_one_in: 1,
+            breaks,
+        })
+        .expect("a world");
+        while world.held.len() < 2 {
+            if !world.deliver_first().expect("it keeps the promises") {
+                world.act(Act::Tick).expect("it keeps the promises");
+            }
+        }
+        world.act(Act::Doom).expect("it keeps the promises");
+        world.act(Act::Ask).expect("it keeps the promises");
+        world
+    }
+
+    fn answers(world: &Small) -> usize {
+        let answered = |m: &&Message| match &m.what {
+            What::Answer { event, .. } => {
+                matches!(event.as_ref(), agent::Event::SyncAnswered { .. })
+            }
+            What::Request { .. } => false,
+        };
+        world.messages.iter().filter(answered).count()
+    }
+
+    #[test]
+    fn a_broker_crashes_over_the_lease_that_it_gives_in_a_held_answer() {
+        let world = doomed(None);
+        assert_eq!((world.records.leases.len(), answers(&world)), (1, 0));
+        assert!(world.held.is_empty() && !world.doomed);
+    }
+
+    #[test]
+    fn with_the_rule_broken_the_answer_is_out_and_nothing_recorded() {
+        let world = doomed(Some(Break::Commit));
+        assert_eq!((world.records.leases.len(), answers(&world)), (0, 1));
+    }
+}
