@@ -4,8 +4,8 @@ use anyhow::Result;
 use e2e::harness::xen_tests::on_hosts;
 
 /// Of the rules that hold for all hypervisors those that say most about this one, as the user that
-/// pilots run as. All of them: `xen_long`. That a guest goes on from its state, and is suspended again
-/// then, is in `xen_scenario`.
+/// pilots run as. All of them: `xen_long`. That a guest goes on from its state, is told of it, and is
+/// suspended again then, is in `xen_scenario`.
 #[test]
 fn the_driver_keeps_the_main_rules_of_the_contract() -> Result<()> {
     let rules = [
@@ -13,7 +13,6 @@ fn the_driver_keeps_the_main_rules_of_the_contract() -> Result<()> {
         "xen::a_suspend_that_takes_too_long_leaves_nothing_and_the_guest_runs_on",
         "xen::a_suspend_can_be_called_off",
         "xen::a_damaged_state_does_not_start",
-        "xen::a_guest_is_told_of_itself_and_of_its_time_in_every_slot",
     ];
     let exactly = [&["--exact"], rules.as_slice()].concat();
     on_hosts("hypervisor_conformance", &[], &[&exactly])
